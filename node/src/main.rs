@@ -1,0 +1,2 @@
+//! The program `clawmesh`.
+fn main() {}
