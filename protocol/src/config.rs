@@ -1,0 +1,83 @@
+//! The constants of the protocol and the few settings a node brings (table in this crate's README).
+
+use alloc::{string::String, vec::Vec};
+
+use crate::ids::Peer;
+
+/// The driver hands in a tick at least this often, ms.
+pub const WAKE_MAX_MS: u64 = 500;
+/// Period of the coordinator's heartbeat, ms.
+pub const HB_MS: u64 = 500;
+/// Silence of the heartbeat after which the coordinator is suspect, ms (E1).
+pub const T_SUSPECT_MS: u64 = 3_000;
+/// Upper bound of the wait for answers to `Pre`, ms (E4).
+pub const T_PRE_MS: u64 = 400;
+/// Upper bound of the wait for answers to `Claim`, ms.
+pub const T_CLAIM_MS: u64 = 800;
+/// How long somebody who said `PreHigher` has to claim, ms (E5).
+pub const T_ANSWER_MS: u64 = 2_000;
+/// A pull that makes no progress for so long drops the follower; it re-joins (T2), ms.
+pub const T_STALL_MS: u64 = 3_000;
+/// How long fewer than d holders must last before their number is enough (W2), ms.
+pub const T_FEWER_MS: u64 = 2_000;
+/// Largest step of an epoch's number that is believed (E6).
+pub const POISON_STEP: u64 = 1 << 20;
+/// Size of the council (E2).
+pub const COUNCIL: usize = 8;
+/// Quiet time after a gap of the clock, ms (L1).
+pub const TILT_MS: u64 = 5_000;
+/// Replicas, the coordinator included (W5).
+pub const K: usize = 3;
+/// Copies before an effect (W1), where the mesh has so many nodes.
+pub const D: usize = 2;
+/// How long a replica keeps its seat although a better one is there (W5), ms.
+pub const STICKY_MS: u64 = 600_000;
+/// Crashes after which a task is poison (S5).
+pub const CRASHES_MAX: u32 = 3;
+/// Losses after which a task is given up (S4).
+pub const LOSSES_MAX: u32 = 10;
+/// Longest back-off between attempts, ms.
+pub const BACKOFF_MAX_MS: u64 = 300_000;
+/// Unacknowledged submits of one origin on the way at once (S9).
+pub const SUBMIT_WINDOW: usize = 2_048;
+/// Most tasks the mesh holds that have not ended; more are refused as full.
+pub const TASKS_MAX: usize = 1_000_000;
+/// Ended tasks kept, when not yet older than [`RETAIN_MS`].
+pub const RETAIN_COUNT: usize = 100_000;
+/// How long ended tasks are kept, ms of the coordinator's awake time at least (7 days).
+pub const RETAIN_MS: u64 = 7 * 86_400_000;
+/// Unacknowledged bytes on the way to one replica.
+pub const REPL_WINDOW: usize = 2 << 20;
+/// Members remembered; of more, the longest silent are forgotten.
+pub const MEMBERS_MAX: usize = 4_096;
+/// Waiting local requests.
+pub const REQUESTS_MAX: usize = 65_536;
+/// This version's protocol number.
+pub const PROTO: u32 = 1;
+
+/// What a node brings to the mesh.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Its key.
+    pub peer: Peer,
+    /// Its name, for people; at most 64 characters.
+    pub name: String,
+    /// Rank among candidates; the highest coordinates.
+    pub prio: u32,
+    /// May coordinate.
+    pub can_lead: bool,
+    /// Tasks run at once, 0 to 10,000.
+    pub slots: u32,
+    /// Runs commands (argv) for members.
+    pub commands: bool,
+    /// Labels.
+    pub labels: Vec<String>,
+    /// Silence after which a worker is lost (S4), ms of awake time.
+    pub lost_after_ms: u64,
+    /// The program's version, for people.
+    pub version: String,
+    /// Replicas (K) and copies (d): [`K`] and [`D`] in the product, varied by the simulator.
+    pub replicas: usize,
+    /// See `replicas`.
+    pub copies: usize,
+}

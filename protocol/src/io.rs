@@ -1,0 +1,223 @@
+//! The border of the core: everything that comes in, everything that goes out.
+
+use alloc::{collections::BTreeSet, string::String, vec::Vec};
+
+use crate::{
+    face::{Command, Facts, Reply},
+    ids::{Attempt, Epoch, Hash, Peer, TaskId},
+    message::{Gossip, Message},
+    record::{Captured, End},
+    skill::Catalogue,
+    spec::{Data, Need},
+};
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    /// Time has passed.
+    Tick,
+    /// A message over the link; links deliver in order.
+    Message(Peer, Message),
+    /// A gossip message by its author (which the driver has verified).
+    Gossip(Peer, Gossip),
+    /// A link is up.  Also after a link was replaced: nothing sent before counts as received.
+    Up(Peer),
+    /// The link closed; the driver is dialling again.
+    Closed(Peer),
+    /// The peer can't be reached; `refused` when its host answered that nobody listens.
+    Down(Peer, bool),
+    /// Nothing was heard on the link for a second.
+    Silent(Peer),
+    /// Something was heard again.
+    Heard(Peer),
+    /// All batches up to this number are durable.
+    Persisted(u64),
+    /// A write or fsync failed; nothing more will become durable (D4).
+    StoreBad,
+    /// The disk is nearly full (true), or has room again.
+    Full(bool),
+    /// The blob is durable here (true), or could not be had (false).
+    Blob(Hash, bool),
+    /// A local program asks; the answer carries the number.
+    Command(u64, Command),
+    /// A process of ours ended.
+    Exited(TaskId, Attempt, Exit),
+    /// What the machine is like now.
+    Facts(Facts),
+    /// What this node can do now.
+    Skills(Catalogue),
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// Done, Failed, Timeout, Cancelled (killed on demand) or Returned (killed by leaving).
+    pub end: End,
+    /// Exit code.
+    pub code: Option<i32>,
+    /// One sentence for people.
+    pub why: String,
+    /// An encoded [`Captured`], durable when it is a blob.
+    pub data: Data,
+}
+
+/// Encodes what a process wrote.
+pub fn capture(stdout: Vec<u8>, stderr: Vec<u8>, stdout_cut: u64, stderr_cut: u64) -> Vec<u8> {
+    let c = Captured {
+        stdout: crate::codec::Blob(stdout),
+        stderr: crate::codec::Blob(stderr),
+        stdout_cut,
+        stderr_cut,
+        ext: Default::default(),
+    };
+    crate::codec::encode(&c)
+}
+
+/// One thing to do.  `after` is the number of the batch that must be durable first; 0 = at once.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Output {
+    /// Write this.  Numbers rise by one; batches are committed in order.
+    Persist(Batch),
+    /// Over the link, in order.
+    Send {
+        /// To whom.
+        to: Peer,
+        /// What.
+        msg: Message,
+        /// Not before.
+        after: u64,
+    },
+    /// To everybody by gossip.
+    Publish {
+        /// What.
+        msg: Gossip,
+        /// Not before.
+        after: u64,
+    },
+    /// Run this.
+    Start {
+        /// What.
+        job: Job,
+        /// Not before.
+        after: u64,
+    },
+    /// End this run, its whole process group.
+    Kill(TaskId, Attempt),
+    /// Get this blob from one of these peers, in this order.
+    Fetch(Hash, u64, Vec<Peer>),
+    /// Nobody needs this blob any more.
+    DropBlob(Hash),
+    /// The answer to a local program.
+    Reply {
+        /// The command's number.
+        req: u64,
+        /// The answer.
+        reply: Reply,
+        /// Not before.
+        after: u64,
+    },
+    /// For logs, metrics, and checkers.
+    Event(Event),
+    /// Hand in a [`Input::Tick`] at this time ([`crate::time::Now::ms`]) at the latest.
+    WakeAt(u64),
+}
+
+/// Keys and values for the store.  A value is at most 4 KiB.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Batch {
+    /// The batch's number.
+    pub no: u64,
+    /// To write.
+    pub puts: Vec<(Vec<u8>, Vec<u8>)>,
+    /// To delete.
+    pub dels: Vec<Vec<u8>>,
+    /// For the side file, when it changed; at most 1 KiB.
+    pub side: Option<Vec<u8>>,
+}
+
+/// A run to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// The task.
+    pub id: TaskId,
+    /// The attempt.
+    pub attempt: Attempt,
+    /// Placement's part of the spec.
+    pub need: Need,
+    /// An encoded [`crate::spec::Work`]; its blob is here.
+    pub payload: Data,
+    /// `CLAWMESH_FENCE`: `<n>.<peer>.<k>`.
+    pub fence: String,
+}
+
+/// What the store gave back at start.
+#[derive(Debug, Clone, Default)]
+pub struct Recovered {
+    /// All intact entries.
+    pub entries: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The side file's content.
+    pub side: Option<Vec<u8>>,
+    /// The store's random number.
+    pub store: u64,
+    /// Starts, this one included.
+    pub boot: u64,
+    /// The store was damaged and what could be read was imported into a new one (D3).
+    pub quarantined: bool,
+    /// Blobs that are here.
+    pub blobs: BTreeSet<Hash>,
+}
+
+/// Something worth a log line, a counter or a check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// This node asks whether a claim makes sense.
+    Election {
+        /// Why.
+        why: &'static str,
+    },
+    /// This node claimed.
+    Claimed(Epoch),
+    /// This node serves: it may cause effects in this epoch.
+    Serving(Epoch),
+    /// This node no longer coordinates.
+    SteppedDown(Epoch, &'static str),
+    /// This node follows.
+    Following(Epoch),
+    /// A replica counts for the writes of this epoch.
+    Joined(Epoch, Peer),
+    /// A task became known to this coordinator.
+    Submitted(TaskId),
+    /// A write became stable: who has it, including this node.
+    Stable {
+        /// The coordinator's epoch.
+        epoch: Epoch,
+        /// Up to this write.
+        seq: u64,
+        /// Holders that were needed.
+        copies: u32,
+        /// How long the oldest of these writes took, ms.
+        took_ms: u64,
+    },
+    /// An acknowledgement left for the origin.
+    Acked(TaskId, u32),
+    /// An attempt left for its worker.
+    Assigned(TaskId, Attempt, Peer, u64),
+    /// An attempt ended, by the coordinator's verdict.
+    AttemptEnded(TaskId, Attempt, End),
+    /// The coordinator recorded the outcome; ms since it first saw the task.
+    Decided(TaskId, End, u64),
+    /// The origin accepted an outcome; ms since the submit here, when it was in this boot.
+    Accepted(TaskId, End, Option<u64>),
+    /// A second, different outcome reached the origin and was not shown.
+    SecondOutcome(TaskId),
+    /// A worker spawns.
+    Spawned(TaskId, Attempt),
+    /// Something impossible or hostile was refused; the word is the counter's label.
+    Alarm(&'static str),
+    /// A message was dropped; the word is the counter's label.
+    Dropped(&'static str),
+    /// The clock jumped by so many ms.
+    Tilt(u64),
+    /// A member's state changed.
+    Member(Peer, &'static str),
+}

@@ -1,0 +1,310 @@
+//! What a task asks for: the part that placement reads ([`Need`]) and the part only the worker
+//! reads ([`Work`]), which may live in a blob.
+
+use alloc::{format, string::String, vec::Vec};
+
+use crate::{
+    codec::{Blob, Dec, Enc, Ext, Malformed, Wire},
+    face::NewTask,
+    ids::{Hash, Peer},
+    wire_choice, wire_struct,
+};
+
+wire_choice! {
+    /// How urgent a task is (S8).
+    #[derive(Default)]
+    pub enum Priority {
+        /// 9
+        0 => Critical = "critical",
+        /// 6
+        1 => High = "high",
+        /// 3
+        #[default]
+        2 => Normal = "normal",
+        /// 0
+        3 => Low = "low",
+    }
+}
+
+impl Priority {
+    /// The base of the queue key: a minute of waiting adds one, ten at most (S8).
+    pub fn base(self) -> u64 {
+        match self {
+            Self::Critical => 9,
+            Self::High => 6,
+            Self::Normal => 3,
+            Self::Low => 0,
+        }
+    }
+}
+
+wire_choice! {
+    /// How the coordinator chooses among the nodes that can run a task.
+    #[derive(Default)]
+    pub enum Strategy {
+        /// The node with the fewest tasks per slot.
+        #[default]
+        0 => LeastTasks = "least_tasks",
+        /// Each capable node in turn.
+        1 => RoundRobin = "round_robin",
+        /// The node whose free resources fit most tightly, so that big room stays for big tasks.
+        2 => BestFit = "best_fit",
+        /// Any capable node, evenly.
+        3 => Random = "random",
+        /// The same node for the same skill and key, while it has room (rendezvous hashing).
+        4 => Affinity = "affinity",
+    }
+}
+
+wire_choice! {
+    /// What kind of work it is.
+    pub enum Kind {
+        /// An argv.
+        0 => Command = "command",
+        /// A skill by name, input on stdin.
+        1 => Skill = "skill",
+        /// `echo`, `sleep`, `fail`.
+        2 => Builtin = "builtin",
+    }
+}
+
+wire_choice! {
+    /// What happens to a running attempt whose worker is lost (S4).
+    #[derive(Default)]
+    pub enum OnLost {
+        /// Run the task again elsewhere.
+        #[default]
+        0 => Requeue = "requeue",
+        /// Give the task up as failed with an unknown outcome.
+        1 => Fail = "fail",
+    }
+}
+
+/// The reserved skill names that every node runs itself.
+pub const BUILTINS: [&str; 3] = ["echo", "sleep", "fail"];
+
+/// Longest encoded [`Need`], bytes.
+pub const NEED_MAX: usize = 768;
+/// Longest payload or outcome inside a record, bytes; larger ones are blobs (D2).
+pub const INLINE_MAX: usize = 1024;
+/// Longest payload of a task at all, bytes.
+pub const PAYLOAD_MAX: u64 = 8 << 20;
+/// Most retries a task may ask for.
+pub const RETRIES_MAX: u32 = 100;
+/// Longest time limit, ms (30 days).
+pub const TIMEOUT_MAX_MS: u64 = 30 * 86_400_000;
+
+wire_struct! {
+    /// What placement and the queue read.  At most [`NEED_MAX`] bytes encoded.
+    pub struct Need {
+        /// Kind of work.
+        1 => kind: Kind,
+        /// The skill or builtin; empty for a command.
+        2 => skill: String,
+        /// One line for lists (`uname -a`); at most 80 characters.
+        3 => title: String,
+        /// Urgency.
+        4 => priority: Priority,
+        /// Overrides the mesh's strategy.
+        5 => strategy: Option<Strategy>,
+        /// Run there or nowhere.
+        6 => pin: Option<Peer>,
+        /// Labels a node must have.
+        7 => labels: Vec<String>,
+        /// Attempts after the first, 0 to [`RETRIES_MAX`] (S11).
+        8 => retries: u32,
+        /// First back-off between attempts, ms; doubles, at most five minutes.
+        9 => backoff_ms: u64,
+        /// Time limit of one attempt, ms; 0 = none.
+        10 => run_timeout_ms: u64,
+        /// Longest wait in the queue, ms; 0 = none.
+        11 => queue_timeout_ms: u64,
+        /// Time limit from submit to outcome, ms; 0 = none.
+        12 => total_timeout_ms: u64,
+        /// What a lost worker means.
+        13 => on_lost: OnLost,
+        /// Never start twice; needs `pin` in open mode (S6).
+        14 => at_most_once: bool,
+        /// Idempotency key (O4); empty = none.
+        15 => key: String,
+        /// Cores the task wants, 0 = one slot is all it asks.
+        16 => cpus: u32,
+        /// Memory the task wants, MiB.
+        17 => memory_mib: u64,
+        /// Who submitted it, for people.
+        18 => user: String,
+    }
+}
+
+wire_struct! {
+    /// What the worker reads.
+    pub struct Work {
+        /// Program and arguments of a command.
+        1 => argv: Vec<String>,
+        /// Environment on top of the worker's own short list.
+        2 => env: Vec<(String, String)>,
+        /// Input of a skill or builtin.
+        3 => input: Blob,
+    }
+}
+
+/// A byte string in place, or the name of the blob that holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Data {
+    /// At most [`INLINE_MAX`] bytes.
+    Inline(Blob),
+    /// A content-addressed file: name and length in bytes.
+    Blob(Hash, u64),
+}
+
+impl Data {
+    /// No bytes.
+    pub const EMPTY: Self = Self::Inline(Blob(Vec::new()));
+    /// The blob's name, when it is one.
+    pub fn blob(&self) -> Option<Hash> {
+        match self {
+            Self::Inline(_) => None,
+            Self::Blob(h, _) => Some(*h),
+        }
+    }
+    /// The hash of the content.
+    pub fn hash(&self) -> Hash {
+        match self {
+            Self::Inline(b) => Hash::of(&b.0),
+            Self::Blob(h, _) => *h,
+        }
+    }
+}
+
+impl Wire for Data {
+    fn put(&self, e: &mut Enc<'_>) {
+        match self {
+            Self::Inline(b) => {
+                e.array(1);
+                b.put(e);
+            }
+            Self::Blob(h, len) => {
+                e.array(2);
+                h.put(e);
+                e.uint(*len);
+            }
+        }
+    }
+    fn take(d: &mut Dec<'_>) -> Result<Self, Malformed> {
+        match d.array()? {
+            1 => {
+                let b = Blob::take(d)?;
+                if b.0.len() > INLINE_MAX { Err(Malformed::Range) } else { Ok(Self::Inline(b)) }
+            }
+            2 => Ok(Self::Blob(Hash::take(d)?, d.uint()?)),
+            _ => Err(Malformed::Range),
+        }
+    }
+    fn absent(&self) -> bool {
+        matches!(self, Self::Inline(b) if b.0.is_empty())
+    }
+    fn missing() -> Result<Self, Malformed> {
+        Ok(Self::EMPTY)
+    }
+}
+
+/// A task as its origin gives it away: need, payload, and the hash of both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spec {
+    /// Read by the coordinator.
+    pub need: Need,
+    /// An encoded [`Work`].
+    pub payload: Data,
+}
+
+impl Spec {
+    /// Names need and payload by content: the same id with another hash is an error (O1).
+    pub fn hash(&self) -> Hash {
+        let mut bytes = crate::codec::encode(&self.need);
+        bytes.extend_from_slice(&self.payload.hash().0);
+        Hash::of(&bytes)
+    }
+}
+
+/// Checks what a person asked for and splits it into need and encoded work.
+///
+/// # Errors
+/// A sentence that names the field, its bound, and what to do.
+pub fn split(new: &NewTask) -> Result<(Need, Vec<u8>), String> {
+    let kind = match (&new.argv, &new.skill) {
+        (Some(argv), None) => {
+            if argv.first().is_none_or(String::is_empty) {
+                return Err("the command is empty: give a program and its arguments, as in 'clawmesh run -- uname -a'".into());
+            }
+            Kind::Command
+        }
+        (None, Some(s)) if BUILTINS.contains(&s.as_str()) => Kind::Builtin,
+        (None, Some(s)) if !s.is_empty() && s.len() <= 128 => Kind::Skill,
+        (None, Some(_)) => {
+            return Err("a skill's name has 1 to 128 characters: 'clawmesh skills' lists them".into());
+        }
+        _ => {
+            return Err("a task names either a command (argv) or a skill, not both and not neither".into());
+        }
+    };
+    bounded("retries", u64::from(new.retries), u64::from(RETRIES_MAX))?;
+    for (name, v) in [
+        ("timeout", new.timeout_ms),
+        ("queue-timeout", new.queue_timeout_ms),
+        ("total-timeout", new.total_timeout_ms),
+        ("backoff", new.backoff_ms),
+    ] {
+        bounded(name, v.unwrap_or(0), TIMEOUT_MAX_MS)?;
+    }
+    if new.at_most_once && new.pin.is_none() {
+        return Err(
+            "an at-most-once task must be pinned to one node (--node NAME): in open mode only that node's own log can promise it".into()
+        );
+    }
+    let title = match &new.argv {
+        Some(argv) => argv.join(" "),
+        None => new.skill.clone().unwrap_or_default(),
+    };
+    let need = Need {
+        kind,
+        skill: new.skill.clone().unwrap_or_default(),
+        title: title.chars().map(|c| if c.is_control() { ' ' } else { c }).take(80).collect(),
+        priority: new.priority.unwrap_or_default(),
+        strategy: new.strategy,
+        pin: new.pin,
+        labels: new.labels.clone(),
+        retries: new.retries,
+        backoff_ms: new.backoff_ms.unwrap_or(1_000),
+        run_timeout_ms: new.timeout_ms.unwrap_or(0),
+        queue_timeout_ms: new.queue_timeout_ms.unwrap_or(0),
+        total_timeout_ms: new.total_timeout_ms.unwrap_or(0),
+        on_lost: new.on_lost.unwrap_or_default(),
+        at_most_once: new.at_most_once,
+        key: new.key.clone().unwrap_or_default(),
+        cpus: new.cpus.unwrap_or(0),
+        memory_mib: new.memory_mib.unwrap_or(0),
+        user: new.user.clone().unwrap_or_default(),
+        ext: Ext::default(),
+    };
+    if crate::codec::encode(&need).len() > NEED_MAX {
+        return Err(format!("skill name, labels, key and user together are above {NEED_MAX} bytes: shorten them"));
+    }
+    let work = Work {
+        argv: new.argv.clone().unwrap_or_default(),
+        env: new.env.clone(),
+        input: Blob(new.input.clone().unwrap_or_default().into_bytes()),
+        ext: Ext::default(),
+    };
+    let work = crate::codec::encode(&work);
+    if work.len() as u64 > PAYLOAD_MAX {
+        return Err(format!(
+            "the task's input is {} bytes, the cap is {PAYLOAD_MAX}: put large data where the worker can read it",
+            work.len()
+        ));
+    }
+    Ok((need, work))
+}
+
+fn bounded(name: &str, v: u64, max: u64) -> Result<(), String> {
+    if v <= max { Ok(()) } else { Err(format!("{name} is {v}, at most {max} is allowed")) }
+}
