@@ -68,7 +68,9 @@ pub(crate) enum BlobError {
         found: BlobHash,
     },
     /// The file rotted on the disk; it has been removed so that it can be fetched again.
-    #[error("blob {0} was damaged on the disk and has been removed; it is fetched again when a peer has it")]
+    #[error(
+        "blob {0} was damaged on the disk and has been removed; it is fetched again when a peer has it"
+    )]
     Damaged(BlobHash),
     /// Longer than the caller wants to take.
     #[error("the blob is longer than {max} bytes")]
@@ -195,9 +197,7 @@ impl Blobs {
             if got == 0 {
                 break;
             }
-            left = left
-                .checked_sub(got)
-                .ok_or(BlobError::TooLong { max })?;
+            left = left.checked_sub(got).ok_or(BlobError::TooLong { max })?;
             if chunks.send(chunk).await.is_err() {
                 break; // the writer failed; its error is below
             }
@@ -276,7 +276,10 @@ impl Blobs {
     /// Goes through all blobs, in no order and without holding them in memory. Entries that
     /// vanish meanwhile and files that are no blobs are left out.
     pub(crate) fn list(&self) -> impl Iterator<Item = BlobInfo> + use<> {
-        let fans = fs::read_dir(&self.inner.dir).into_iter().flatten().flatten();
+        let fans = fs::read_dir(&self.inner.dir)
+            .into_iter()
+            .flatten()
+            .flatten();
         fans.filter(|fan| fan.file_name().len() == 2)
             .flat_map(|fan| fs::read_dir(fan.path()).into_iter().flatten().flatten())
             .filter_map(|entry| {

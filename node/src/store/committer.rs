@@ -5,13 +5,13 @@
 //! the groups grow by themselves up to the caps below.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::engine::{Engine, caught};
-use super::format::{KEY_LEN_MAX, KEY_SIDE, RESERVED_PREFIX, VALUE_LEN_MAX};
+use super::format::{KEY_LEN_MAX, KEY_SIDE, KEY_STORE, Mark, RESERVED_PREFIX, VALUE_LEN_MAX};
 use super::metrics::StoreMetrics;
 use super::side::{SIDE_LEN_MAX, SideFile};
 
@@ -23,6 +23,9 @@ pub(crate) const QUEUE_BYTES_MAX: u64 = 64 << 20;
 pub(crate) const BATCH_BYTES_MAX: u64 = 4 << 20;
 /// A commit takes no further batches once it has this many ...
 const GROUP_BATCHES_MAX: usize = 256;
+/// How old the side file's count of commits may become: what a crash may cost the check of the
+/// database at the next start.
+const WITNESS_AGE_MAX: Duration = Duration::from_secs(1);
 /// ... or this many bytes, so that the first caller's wait stays in milliseconds.
 const GROUP_BYTES_MAX: u64 = 1 << 20;
 
@@ -132,10 +135,12 @@ struct Shared {
 }
 
 impl Committer {
-    /// Starts the thread, which owns `engine` and `side` until it ends.
+    /// Starts the thread, which owns `engine` and `side` until it ends. `commits` is how many
+    /// the database holds.
     pub(super) fn start(
         engine: Engine,
         side: SideFile,
+        commits: u64,
         metrics: StoreMetrics,
         on_done: OnDone,
     ) -> std::io::Result<Committer> {
@@ -144,6 +149,8 @@ impl Committer {
         let worker = Worker {
             engine,
             side,
+            commits,
+            witnessed: Instant::now(),
             metrics,
             on_done,
             shared: shared.clone(),
@@ -233,13 +240,17 @@ struct Group {
     upto: u64,
     batches: usize,
     bytes: u64,
-    writes: bool,
+    records: u64,
     side: Option<Vec<u8>>,
 }
 
 struct Worker {
     engine: Engine,
     side: SideFile,
+    /// Commits that the database holds durably.
+    commits: u64,
+    /// When the side file last learnt that number.
+    witnessed: Instant,
     metrics: StoreMetrics,
     on_done: OnDone,
     shared: Arc<Shared>,
@@ -247,34 +258,68 @@ struct Worker {
 
 impl Worker {
     fn run(mut self, jobs: &Receiver<Batch>) {
-        while let Ok(first) = jobs.recv() {
-            let started = Instant::now();
-            let done = caught(|| self.commit_group(first, jobs));
-            let error = match done {
-                Ok(Ok((upto, records))) => {
+        let error = match caught(|| self.commit_all(jobs)) {
+            Ok(Ok(())) => return,
+            Ok(Err(e)) => StoreBad {
+                full: is_full(&e),
+                why: e.to_string(),
+            },
+            Err(panic) => StoreBad {
+                why: panic,
+                full: false,
+            },
+        };
+        tracing::error!("{error}");
+        self.metrics.bad.set(1);
+        let error = self.shared.bad.get_or_init(|| error).clone();
+        (self.on_done)(Completion::Failed { error });
+    }
+
+    /// Until the queue is closed and empty, or something fails.
+    fn commit_all(&mut self, jobs: &Receiver<Batch>) -> std::io::Result<()> {
+        loop {
+            let first = if self.commits == self.side.state().commits {
+                jobs.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                jobs.recv_timeout(WITNESS_AGE_MAX.saturating_sub(self.witnessed.elapsed()))
+            };
+            match first {
+                Ok(first) => {
+                    let started = Instant::now();
+                    let (upto, records) = self.commit_group(first, jobs)?;
                     let took = started.elapsed();
                     (self.on_done)(Completion::Committed {
                         upto,
                         took,
                         records,
                     });
-                    continue;
+                    if self.witnessed.elapsed() >= WITNESS_AGE_MAX {
+                        self.witness(None)?;
+                    }
                 }
-                Ok(Err(e)) => StoreBad {
-                    full: is_full(&e),
-                    why: e.to_string(),
-                },
-                Err(panic) => StoreBad {
-                    why: panic,
-                    full: false,
-                },
-            };
-            tracing::error!("{error}");
-            self.metrics.bad.set(1);
-            let error = self.shared.bad.get_or_init(|| error).clone();
-            (self.on_done)(Completion::Failed { error });
-            return;
+                Err(RecvTimeoutError::Timeout) => self.witness(None)?,
+                Err(RecvTimeoutError::Disconnected) => return self.witness(None),
+            }
         }
+    }
+
+    /// Tells the side file how many commits the database holds, and the new side bytes if any.
+    /// This is what later tells a database that lost its end from a whole one, since sled does
+    /// not: it opens a torn log without a word.
+    fn witness(&mut self, side: Option<Vec<u8>>) -> std::io::Result<()> {
+        let commits = self.commits;
+        if side.is_some() || commits != self.side.state().commits {
+            self.side.change(|s| {
+                s.commits = commits;
+                if side.is_some() {
+                    s.bytes = side;
+                    s.hw_waived = false;
+                }
+            })?;
+            self.metrics.side_writes.inc();
+        }
+        self.witnessed = Instant::now();
+        Ok(())
     }
 
     fn commit_group(
@@ -286,7 +331,7 @@ impl Worker {
             upto: first.no,
             batches: 0,
             bytes: 0,
-            writes: false,
+            records: 0,
             side: None,
         };
         self.add(&mut group, first);
@@ -304,7 +349,7 @@ impl Worker {
         group.upto = batch.no;
         group.batches += 1;
         group.bytes += bytes;
-        group.writes |= !batch.puts.is_empty() || !batch.dels.is_empty();
+        group.records += (batch.puts.len() + batch.dels.len()) as u64;
         for (key, value) in &batch.puts {
             self.engine.put(key, value);
         }
@@ -325,22 +370,24 @@ impl Worker {
     /// skips the database.
     fn write(&mut self, group: Group) -> std::io::Result<(u64, u64)> {
         let mut records = 0;
-        if group.writes {
+        if group.records > 0 {
             if let Some(side) = &group.side {
                 let counter = self.side.state().counter.saturating_add(1);
                 let copy = [&counter.to_le_bytes(), side.as_slice()].concat();
                 self.engine.put(KEY_SIDE, &copy);
             }
-            let cost = self.engine.commit()?;
-            records = cost.records - u64::from(group.side.is_some());
-            self.metrics.committed(group.batches, records, cost.fsync);
+            let mark = Mark {
+                store_id: self.side.state().store_id,
+                commits: self.commits.saturating_add(1),
+            };
+            self.engine.put(KEY_STORE, &mark.encode());
+            let fsync = self.engine.commit()?;
+            self.commits = mark.commits;
+            records = group.records;
+            self.metrics.committed(group.batches, records, fsync);
         }
-        if let Some(side) = group.side {
-            self.side.change(|s| {
-                s.bytes = Some(side);
-                s.hw_waived = false;
-            })?;
-            self.metrics.side_writes.inc();
+        if group.side.is_some() {
+            self.witness(group.side)?;
         }
         Ok((group.upto, records))
     }

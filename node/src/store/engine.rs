@@ -31,7 +31,6 @@ pub(super) struct Engine {
     /// Our own handle of the data file, for the real fsync.
     data: File,
     batch: sled::Batch,
-    records: u64,
     scratch: Vec<u8>,
     faults: Faults,
 }
@@ -44,12 +43,6 @@ pub(super) enum OpenFailure {
     Damaged(String),
     /// The operating system refused; the content may be perfectly good and must not be touched.
     Refused(io::Error),
-}
-
-/// What one commit cost.
-pub(super) struct CommitCost {
-    pub(super) records: u64,
-    pub(super) fsync: Duration,
 }
 
 /// One record met by [`Engine::scan`].
@@ -85,7 +78,6 @@ impl Engine {
             db,
             data,
             batch: sled::Batch::default(),
-            records: 0,
             scratch: Vec::with_capacity(format::ENCODED_LEN_MAX),
             faults,
         })
@@ -96,28 +88,23 @@ impl Engine {
         format::encode_into(&mut self.scratch, key, payload);
         debug_assert!(self.scratch.len() <= format::ENCODED_LEN_MAX, "D2");
         self.batch.insert(key, self.scratch.as_slice());
-        self.records += 1;
     }
 
     /// Adds a removal to the open batch.
     pub(super) fn del(&mut self, key: &[u8]) {
         self.batch.remove(key);
-        self.records += 1;
     }
 
     /// Makes the open batch durable, all of it or nothing. After an error or a panic the engine
-    /// must not be written to again: a failed fsync cannot be repeated.
-    pub(super) fn commit(&mut self) -> io::Result<CommitCost> {
+    /// must not be written to again: a failed fsync cannot be repeated. Returns the time that
+    /// the fsync alone took.
+    pub(super) fn commit(&mut self) -> io::Result<Duration> {
         let batch = std::mem::take(&mut self.batch);
-        let records = std::mem::take(&mut self.records);
         self.db.apply_batch(batch).map_err(into_io)?;
         self.db.flush().map_err(into_io)?;
         let started = Instant::now();
         sync_all(&self.data, &self.faults)?;
-        Ok(CommitCost {
-            records,
-            fsync: started.elapsed(),
-        })
+        Ok(started.elapsed())
     }
 
     /// Shows every record to `each`, in key order as long as nothing is damaged. Where sled

@@ -24,8 +24,29 @@ pub(super) const RESERVED_PREFIX: u8 = 0;
 /// The newest side bytes, written in the same atomic batch as the records they belong to.
 pub(super) const KEY_SIDE: &[u8] = b"\0side";
 
-/// The store id that this database belongs to.
+/// The store id that this database belongs to and the number of its commits, in every commit.
 pub(super) const KEY_STORE: &[u8] = b"\0store";
+
+/// The value of [`KEY_STORE`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) store_id: u64,
+    pub(super) commits: u64,
+}
+
+impl Mark {
+    pub(super) fn encode(self) -> [u8; 16] {
+        (u128::from(self.store_id) << 64 | u128::from(self.commits)).to_be_bytes()
+    }
+
+    pub(super) fn decode(value: &[u8]) -> Option<Mark> {
+        let (store_id, commits) = value.split_first_chunk()?;
+        Some(Mark {
+            store_id: u64::from_be_bytes(*store_id),
+            commits: u64::from_be_bytes(commits.try_into().ok()?),
+        })
+    }
+}
 
 const SCHEMA: u8 = 1;
 const HEADER_LEN: usize = 5;

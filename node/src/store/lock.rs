@@ -29,7 +29,9 @@ pub(crate) enum LockError {
         pid: Option<u32>,
     },
     /// The lock file could not be made or locked.
-    #[error("cannot lock {path}: {source}; check that the directory may be written and that its file system knows file locks")]
+    #[error(
+        "cannot lock {path}: {source}; check that the directory may be written and that its file system knows file locks"
+    )]
     Io {
         /// The lock file.
         path: PathBuf,

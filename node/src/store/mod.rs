@@ -115,7 +115,9 @@ pub(crate) struct OpenReport {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
     /// The operating system refused something.
-    #[error("cannot {doing} {path}: {source}; check owner, permissions and free space of the store directory")]
+    #[error(
+        "cannot {doing} {path}: {source}; check owner, permissions and free space of the store directory"
+    )]
     Io {
         /// What was being done, as a verb.
         doing: &'static str,
@@ -125,7 +127,9 @@ pub(crate) enum StoreError {
         source: io::Error,
     },
     /// A newer program wrote this store.
-    #[error("this store was written by a newer clawmesh (data version {found}, this program knows up to {known}); update the program, the data has not been touched")]
+    #[error(
+        "this store was written by a newer clawmesh (data version {found}, this program knows up to {known}); update the program, the data has not been touched"
+    )]
     TooNew {
         /// The version found.
         found: u16,
@@ -179,6 +183,7 @@ impl Store {
         let committer = committer::Committer::start(
             found.engine,
             found.side,
+            found.commits,
             options.metrics,
             options.on_done,
         )

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::engine::{DATA_FILE, Engine, OpenFailure, Scanned};
-use super::format::{FORMAT_VERSION, KEY_SIDE, KEY_STORE};
+use super::format::{FORMAT_VERSION, KEY_SIDE, KEY_STORE, Mark};
 use super::side::{self, SideFile, SideRead, SideState};
 use super::{Faults, KEY_HW, OpenReport, Options, StoreError, fsx, space};
 
@@ -30,6 +30,8 @@ const UNLOCK_WAIT_MAX: Duration = Duration::from_secs(2);
 pub(super) struct Recovered {
     pub(super) engine: Engine,
     pub(super) side: SideFile,
+    /// Commits that the database holds.
+    pub(super) commits: u64,
     pub(super) entries: Vec<(Vec<u8>, Vec<u8>)>,
     pub(super) report: OpenReport,
 }
@@ -65,14 +67,13 @@ pub(super) fn recover(
     if let Some(why) = damage {
         quarantine(&place, &mut found, &mut state, &why, &mut report)?;
     } else if fresh {
-        found.mark(&place, state.store_id)?;
+        found.mark_new(&place, state.store_id)?;
     } else {
         rewrite_if_outgrown(&place, &mut found, &state, options, &mut report)?;
     }
 
     let failed = place.io("write", &place.side);
-    let mut side =
-        SideFile::open(&place.side, state, options.faults.clone()).map_err(&failed)?;
+    let mut side = SideFile::open(&place.side, state, options.faults.clone()).map_err(&failed)?;
     side.change(|s| s.boot = s.boot.saturating_add(1))
         .map_err(&failed)?;
     let engine = match found.engine.take() {
@@ -85,6 +86,7 @@ pub(super) fn recover(
     Ok(Recovered {
         engine,
         side,
+        commits: found.mark.unwrap_or_default().commits,
         entries: found.entries,
         report,
     })
@@ -105,7 +107,7 @@ struct Place<'a> {
 struct Found {
     engine: Option<Engine>,
     entries: Vec<(Vec<u8>, Vec<u8>)>,
-    store: Option<u64>,
+    mark: Option<Mark>,
     /// The side bytes that went with the last batch, and their counter.
     side: Option<(u64, Vec<u8>)>,
     damage: Option<String>,
@@ -144,16 +146,19 @@ fn judge(
         }
     };
     let readable = matches!(side, SideRead::Good { .. });
+    let ours = found.mark.is_some_and(|m| m.store_id == state.store_id);
     if readable && damage.is_none() {
         if !had_database {
             damage = Some("the database directory is gone".into());
-        } else if found.store != Some(state.store_id) {
+        } else if !ours {
             damage = Some("the database is not the one that the side file speaks of".into());
+        } else if found.mark.is_some_and(|m| m.commits < state.commits) {
+            damage = Some("the database has lost its newest commits".into());
         }
     }
     // A crash between the database and the side file leaves the newer side bytes in the former.
     if let Some((counter, bytes)) = found.side.take()
-        && (!readable || found.store == Some(state.store_id))
+        && (!readable || ours)
         && counter > state.counter
     {
         state.counter = counter;
@@ -181,10 +186,16 @@ fn quarantine(
     report: &mut OpenReport,
 ) -> Result<(), StoreError> {
     found.engine = None;
-    place.build_copy(&found.entries, state.store_id, None)?;
+    let mark = Mark {
+        store_id: state.store_id,
+        commits: 0,
+    };
+    place.build_copy(&found.entries, mark, None)?;
+    found.mark = Some(mark);
     // The new id before the swap: should a crash come between, the old database no longer fits
     // the side file and all this is done again. The other way round it could pass as sound.
     state.hw_waived = true;
+    state.commits = 0;
     let failed = place.io("write", &place.side);
     let mut file =
         SideFile::open(&place.side, state.clone(), place.faults.clone()).map_err(&failed)?;
@@ -227,7 +238,11 @@ fn rewrite_if_outgrown(
     let len = fs::metadata(&data).map_err(place.io("read", &data))?.len();
     let live: usize = found.entries.iter().map(|(k, v)| k.len() + v.len()).sum();
     let live = live as u64;
-    if len <= options.rewrite_floor_bytes.max(live.saturating_mul(GROWTH_MAX)) {
+    if len
+        <= options
+            .rewrite_floor_bytes
+            .max(live.saturating_mul(GROWTH_MAX))
+    {
         return Ok(());
     }
     let room = space::SpaceGuard::new(place.dir, 0).check();
@@ -242,7 +257,7 @@ fn rewrite_if_outgrown(
     // The copy in the side file is at least as new as any in the database, so it is enough that
     // the state judged above is written back with the boot number.
     let copy = state.bytes.as_ref().map(|b| (state.counter, b.as_slice()));
-    place.build_copy(&found.entries, state.store_id, copy)?;
+    place.build_copy(&found.entries, found.mark.unwrap_or_default(), copy)?;
     let swapped = || -> io::Result<()> {
         fs::rename(&place.sled, &place.old)?;
         fsx::sync_dir(place.dir)?;
@@ -291,9 +306,9 @@ impl<'a> Place<'a> {
                 return Ok(());
             }
             fsx::sync_dir(self.dir)?;
-            report
-                .notes
-                .push("an earlier rewrite of the database was cut off and has been finished".into());
+            report.notes.push(
+                "an earlier rewrite of the database was cut off and has been finished".into(),
+            );
         }
         fsx::remove_tree(&self.new)?;
         fsx::remove_tree(&self.old)
@@ -304,7 +319,7 @@ impl<'a> Place<'a> {
         let mut found = Found {
             engine: None,
             entries: Vec::new(),
-            store: None,
+            mark: None,
             side: None,
             damage: None,
         };
@@ -345,9 +360,7 @@ impl<'a> Place<'a> {
         let mut too_new = None;
         let mut unreadable = 0;
         let scanned = engine.scan(|item| match item {
-            Scanned::Intact(KEY_STORE, value) => {
-                found.store = value.try_into().ok().map(u64::from_le_bytes);
-            }
+            Scanned::Intact(KEY_STORE, value) => found.mark = Mark::decode(value),
             Scanned::Intact(KEY_SIDE, value) => {
                 found.side = value
                     .split_first_chunk()
@@ -381,13 +394,13 @@ impl<'a> Place<'a> {
     fn build_copy(
         &self,
         entries: &[(Vec<u8>, Vec<u8>)],
-        store_id: u64,
+        mark: Mark,
         side: Option<(u64, &[u8])>,
     ) -> Result<(), StoreError> {
         fsx::remove_tree(&self.new).map_err(self.io("remove", &self.new))?;
         let failed = self.io("write", &self.new);
         let mut engine = self.open_engine(&self.new)?;
-        engine.put(KEY_STORE, &store_id.to_le_bytes());
+        engine.put(KEY_STORE, &mark.encode());
         if let Some((counter, bytes)) = side {
             engine.put(KEY_SIDE, &[&counter.to_le_bytes(), bytes].concat());
         }
@@ -484,13 +497,18 @@ impl<'a> Place<'a> {
 
 impl Found {
     /// Notes the store id in a new database, before the side file says it.
-    fn mark(&mut self, place: &Place<'_>, store_id: u64) -> Result<(), StoreError> {
+    fn mark_new(&mut self, place: &Place<'_>, store_id: u64) -> Result<(), StoreError> {
         let engine = match &mut self.engine {
             Some(engine) => engine,
             None => self.engine.insert(place.open_engine(&place.sled)?),
         };
-        engine.put(KEY_STORE, &store_id.to_le_bytes());
-        let marked = engine.commit().map_err(place.io("write", &place.sled));
-        marked.map(|_| ())
+        let mark = Mark {
+            store_id,
+            commits: 0,
+        };
+        engine.put(KEY_STORE, &mark.encode());
+        engine.commit().map_err(place.io("write", &place.sled))?;
+        self.mark = Some(mark);
+        Ok(())
     }
 }

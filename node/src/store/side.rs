@@ -1,7 +1,7 @@
 //! The side file: a few hundred bytes that must survive even when the database does not.
 //!
-//! It holds the store id, the boot number and the caller's bytes (the promised epoch and the high
-//! water mark). One file, two slots of one disk sector each, every slot with a counter and a CRC.
+//! It holds the store id, the boot number, how many commits the database is known to hold, and
+//! the caller's bytes (the promised epoch and the high water mark). One file, two slots of one disk sector each, every slot with a counter and a CRC.
 //! A change goes to both slots, one after the other, each synced before the next: so at any time
 //! at least one slot is whole, and once a change was reported as durable *both* hold it. A single
 //! rotten sector can therefore never take a node back to an older promise, which plain
@@ -31,6 +31,8 @@ pub(super) struct SideState {
     pub(super) counter: u64,
     pub(super) store_id: u64,
     pub(super) boot: u64,
+    /// Commits that the database is known to hold. A database that counts fewer lost its end.
+    pub(super) commits: u64,
     /// Set by a quarantine: the high water mark in `bytes` speaks of the old database, so the
     /// new one is not held to it until the caller has written a new one.
     pub(super) hw_waived: bool,
@@ -145,6 +147,7 @@ fn encode(state: &SideState) -> Vec<u8> {
     slot.extend_from_slice(&state.counter.to_le_bytes());
     slot.extend_from_slice(&state.store_id.to_le_bytes());
     slot.extend_from_slice(&state.boot.to_le_bytes());
+    slot.extend_from_slice(&state.commits.to_le_bytes());
     // Callers are held to SIDE_LEN_MAX, so the length always fits.
     slot.extend_from_slice(&(bytes.len() as u16).to_le_bytes());
     slot.extend_from_slice(bytes);
@@ -171,6 +174,7 @@ fn parse(slot: &[u8]) -> Option<Slot> {
     let (counter, rest) = rest.split_first_chunk::<8>()?;
     let (store_id, rest) = rest.split_first_chunk::<8>()?;
     let (boot, rest) = rest.split_first_chunk::<8>()?;
+    let (commits, rest) = rest.split_first_chunk::<8>()?;
     let (len, rest) = rest.split_first_chunk::<2>()?;
     if magic != MAGIC {
         return None;
@@ -185,6 +189,7 @@ fn parse(slot: &[u8]) -> Option<Slot> {
         counter: u64::from_le_bytes(*counter),
         store_id: u64::from_le_bytes(*store_id),
         boot: u64::from_le_bytes(*boot),
+        commits: u64::from_le_bytes(*commits),
         hw_waived: flags & HW_WAIVED != 0,
         bytes: (flags & HAS_BYTES != 0).then(|| bytes.to_vec()),
     }))

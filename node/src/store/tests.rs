@@ -258,7 +258,10 @@ fn a_full_queue_gives_the_batch_back() {
     while upto(done.recv_timeout(PATIENCE).unwrap()) < no - 1 {}
     opened.store.commit(returned).unwrap();
     opened.store.close().unwrap();
-    assert_eq!(Rig::open(dir.path()).value(b"k"), Some(&no.to_le_bytes()[..]));
+    assert_eq!(
+        Rig::open(dir.path()).value(b"k"),
+        Some(&no.to_le_bytes()[..])
+    );
 }
 
 #[test]
@@ -370,7 +373,10 @@ fn without_a_readable_side_file_the_store_gets_a_new_id_and_keeps_its_records() 
         let rig = Rig::open(dir.path());
         assert_ne!(rig.store_id, id);
         assert!(rig.report.quarantined);
-        assert_eq!(rig.report.moved_to.as_ref(), damaged_dirs(dir.path()).first());
+        assert_eq!(
+            rig.report.moved_to.as_ref(),
+            damaged_dirs(dir.path()).first()
+        );
         assert_eq!(rig.entries.len(), 1200);
         let (new, boot) = (rig.store_id, rig.boot);
         rig.store.close().unwrap();
@@ -434,7 +440,11 @@ fn a_database_that_vanished_or_belongs_to_another_store_is_damage() {
 fn a_snapshot_cut_off_by_a_crash_does_not_hinder_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let id = filled(dir.path(), 100);
-    fs::write(dir.path().join("sled/snap.0000000000000BAD.generating"), b"").unwrap();
+    fs::write(
+        dir.path().join("sled/snap.0000000000000BAD.generating"),
+        b"",
+    )
+    .unwrap();
     let rig = Rig::open(dir.path());
     assert_eq!((rig.store_id, rig.entries.len()), (id, 100));
     assert_eq!(rig.report, OpenReport::default());
@@ -483,7 +493,10 @@ fn a_flipped_byte_in_the_database_never_becomes_a_wrong_value() {
         rig.store.close().unwrap();
         // Whatever it was, the next start is an ordinary one.
         let rig = Rig::open(dir.path());
-        assert_eq!((rig.entries.len(), rig.report), (count, OpenReport::default()));
+        assert_eq!(
+            (rig.entries.len(), rig.report),
+            (count, OpenReport::default())
+        );
     }
     assert!(quarantined > 0, "no damage was ever noticed");
 }
@@ -589,7 +602,8 @@ fn a_store_that_may_not_be_read_is_an_error_and_not_damage() {
 #[ignore = "a measurement, not a check"]
 fn sustained_small_puts_per_second() {
     for (per_batch, in_flight) in [(3, 4000_u64), (3, 256), (3, 16), (1, 1)] {
-        let dir = tempfile::tempdir_in(std::env::var("BENCH_DIR").unwrap_or("/tmp".into())).unwrap();
+        let dir =
+            tempfile::tempdir_in(std::env::var("BENCH_DIR").unwrap_or("/tmp".into())).unwrap();
         let rig = Rig::open(dir.path());
         let batches: u64 = if in_flight == 1 { 5_000 } else { 100_000 };
         let cpu = cpu_seconds();
@@ -598,9 +612,17 @@ fn sustained_small_puts_per_second() {
         for no in 1..=batches {
             let puts = (0..per_batch).map(|p| {
                 let i = no * per_batch + p;
-                (blake3::hash(&i.to_le_bytes()).as_bytes()[..24].to_vec(), vec![i as u8; 200])
+                let name = blake3::hash(&i.to_le_bytes());
+                (
+                    [b"task/", &name.as_bytes()[..20]].concat(),
+                    vec![i as u8; 200],
+                )
             });
-            rig.commit(Batch { no, puts: puts.collect(), ..Batch::default() });
+            rig.commit(Batch {
+                no,
+                puts: puts.collect(),
+                ..Batch::default()
+            });
             while no - done >= in_flight {
                 match rig.done.recv_timeout(PATIENCE).unwrap() {
                     Completion::Committed { upto, took, .. } => {
