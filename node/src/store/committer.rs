@@ -273,6 +273,8 @@ impl Worker {
         self.metrics.bad.set(1);
         let error = self.shared.bad.get_or_init(|| error).clone();
         (self.on_done)(Completion::Failed { error });
+        // sled syncs once more when it is dropped, and panics if that fails as well.
+        let _ = caught(|| drop(self));
     }
 
     /// Until the queue is closed and empty, or something fails.
