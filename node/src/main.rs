@@ -1,2 +1,3 @@
 //! The program `clawmesh`.
+mod exec;
 fn main() {}
