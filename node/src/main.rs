@@ -1,3 +1,5 @@
 //! The program `clawmesh`.
 mod exec;
+mod facts;
+mod skills;
 fn main() {}

@@ -506,3 +506,42 @@ async fn spawn_rate_beside_a_plain_loop() {
         }
     }
 }
+
+#[ignore = "a measurement"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parts() {
+    let mut rig = Rig::new();
+    let job = rig.job(command(&["/bin/true"]));
+    let root = rig.root();
+    let n = 5000u32;
+    let t = Instant::now();
+    for _ in 0..n { let d = dirs::create(&root, &job.key).unwrap(); dirs::remove(d); }
+    println!("dirs {:?}", t.elapsed() / n);
+    let s = Settings::default();
+    let dir = std::env::temp_dir();
+    let t = Instant::now();
+    for _ in 0..n { let env = environment::build(&job, &s.node_env, &dir).unwrap(); std::hint::black_box(&env); }
+    println!("env {:?}", t.elapsed() / n);
+    let env = environment::build(&job, &s.node_env, &dir).unwrap();
+    let t = Instant::now();
+    for _ in 0..n { group::find_program("/bin/true", &env, &dir).unwrap(); }
+    println!("find abs {:?}", t.elapsed() / n);
+    let t = Instant::now();
+    for _ in 0..n { group::find_program("true", &env, &dir).unwrap(); }
+    println!("find path {:?}", t.elapsed() / n);
+    let t = Instant::now();
+    for _ in 0..n { let mut job = rig.job(Work::Sleep { dur: Duration::ZERO }); job.timeout = None; rig.start(job); rig.exit().await; }
+    println!("hop {:?}", t.elapsed() / n);
+    let t = Instant::now();
+    for _ in 0..1000 { let g = group::Group::spawn(Path::new("/bin/true"), &["true".into()], &env, &dir, false).unwrap(); let mut g = g; g.wait().await.unwrap(); g.settle(); }
+    println!("spawn+wait seq {:?}", t.elapsed() / 1000);
+    let t = Instant::now();
+    for _ in 0..1000 { tokio::process::Command::new("/bin/true").output().await.unwrap(); }
+    println!("tokio output seq {:?}", t.elapsed() / 1000);
+    let t = Instant::now();
+    for _ in 0..1000 { std::process::Command::new("/bin/true").output().unwrap(); }
+    println!("std output seq {:?}", t.elapsed() / 1000);
+    let t = Instant::now();
+    for _ in 0..1000 { let job = rig.job(command(&["/bin/true"])); rig.run(job).await; }
+    println!("executor seq {:?}", t.elapsed() / 1000);
+}
