@@ -7,14 +7,15 @@ use std::pin::pin;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::ChildStdin;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::capture::{Capture, Stream};
 use super::exit::{self, Exit, Kind};
-use super::group::{self, Group};
+use super::group::{self, Group, Pipes};
+use super::pipe::{Look, Output};
 use super::{Job, Settings, SkillInput, Work, dirs, environment};
 
 /// A request to end an attempt.
@@ -31,6 +32,9 @@ pub(crate) type StopSignal = watch::Receiver<Option<Stop>>;
 
 /// After the group was ended by force, how long its pipes may still be read. Whoever holds them now has left the group.
 const LAST_READ: Duration = Duration::from_millis(100);
+
+/// From when on a process's output is read while it runs. It can write 64 KiB before that without being held up.
+const READ_AFTER: Duration = Duration::from_millis(5);
 
 /// How often a stopped group without pipes is asked whether anything of it is left; the system has no event for that.
 const GROUP_POLL: Duration = Duration::from_millis(10);
@@ -103,13 +107,13 @@ async fn process(job: &Job, settings: &Settings, capture: &Capture, stop: StopSi
         }
     };
     let plan = plan(&job.work);
-    let group = match spawn(job, settings, &plan, &dir) {
-        Ok(group) => group,
+    let (group, pipes) = match spawn(job, settings, &plan, &dir) {
+        Ok(started) => started,
         Err(exit) => return *exit,
     };
     let deadline = job.timeout.and_then(|timeout| started.checked_add(timeout));
     let mut watcher = Watcher { group, settings, deadline, force: None, linger: None, lingered: false, ended: None };
-    match watcher.watch(plan.stdin, capture, stop).await {
+    match watcher.watch(pipes, plan.stdin, capture, stop).await {
         Ok(status) => match watcher.ended {
             Some(Ended::Timeout) => exit::timed_out(job.timeout).with_status(status),
             Some(Ended::Stopped(reason)) => Exit::new(Kind::Killed, None, reason).with_status(status),
@@ -119,7 +123,7 @@ async fn process(job: &Job, settings: &Settings, capture: &Capture, stop: StopSi
     }
 }
 
-fn spawn(job: &Job, settings: &Settings, plan: &Plan<'_>, dir: &WorkDir) -> Result<Group, Box<Exit>> {
+fn spawn(job: &Job, settings: &Settings, plan: &Plan<'_>, dir: &WorkDir) -> Result<(Group, Pipes), Box<Exit>> {
     let refuse = |error: Error| Box::new(exit::not_started(plan.argv.first(), &error));
     let env = environment::build(job, &settings.node_env, &dir.dir).map_err(|reason| Box::new(Exit::new(Kind::SpawnError, None, reason)))?;
     let name = plan.argv.first().map(String::as_str).unwrap_or_default();
@@ -171,21 +175,30 @@ struct Watcher<'a> {
 
 impl Watcher<'_> {
     /// Returns the leader's exit status once nothing of the group is left and its output is read as far as possible.
-    async fn watch(&mut self, input: Option<&[u8]>, capture: &Capture, mut stop: StopSignal) -> Result<ExitStatus, Error> {
-        let (stdin, stdout, stderr) = self.group.take_pipes();
+    async fn watch(&mut self, pipes: Pipes, input: Option<&[u8]>, capture: &Capture, mut stop: StopSignal) -> Result<ExitStatus, Error> {
+        let Pipes { stdin, mut stdout, mut stderr } = pipes;
         let mut feeding = pin!(feed(stdin, input.unwrap_or_default()));
+        let (mut fed, mut status) = (false, None);
+        // A short process gets by without its pipes being waited for.
+        let reading_starts = Instant::now() + READ_AFTER;
+        let first = self.due().map_or(reading_starts, |due| due.min(reading_starts));
+        while status.is_none() {
+            tokio::select! {
+                biased;
+                result = self.group.wait() => status = Some(self.leader_ended(result?)),
+                () = sleep_until(first) => break,
+                () = &mut feeding, if !fed => fed = true,
+            }
+        }
+        let mut take = |output: &mut Output, stream| output.look(|bytes| capture.push(stream, bytes)) == Look::End;
+        let mut read = take(&mut stdout, Stream::Stdout) & take(&mut stderr, Stream::Stderr);
         let mut reading = pin!(async { tokio::join!(drain(stdout, Stream::Stdout, capture), drain(stderr, Stream::Stderr, capture)) });
-        let (mut fed, mut read, mut status) = (false, false, None);
         while status.is_none() || !read {
-            let due = [self.deadline, self.force, self.linger].into_iter().flatten().min();
+            let due = self.due();
             tokio::select! {
                 // In this order: an exit that is already there is never mistaken for a timeout.
                 biased;
-                result = self.group.wait(), if status.is_none() => {
-                    status = Some(result?);
-                    self.deadline = None;
-                    self.linger = Some(self.force.unwrap_or_else(|| Instant::now() + self.settings.pipe_grace));
-                }
+                result = self.group.wait(), if status.is_none() => status = Some(self.leader_ended(result?)),
                 request = stopped_again(&mut stop) => self.stop(request, status.is_none()),
                 () = until(due) => {
                     if self.on_due(status.is_none()) {
@@ -198,6 +211,16 @@ impl Watcher<'_> {
         }
         self.end_leftovers().await;
         status.ok_or_else(|| Error::other("the process outlived its end by force"))
+    }
+
+    fn due(&self) -> Option<Instant> {
+        [self.deadline, self.force, self.linger].into_iter().flatten().min()
+    }
+
+    fn leader_ended(&mut self, status: ExitStatus) -> ExitStatus {
+        self.deadline = None;
+        self.linger = Some(self.force.unwrap_or_else(|| Instant::now() + self.settings.pipe_grace));
+        status
     }
 
     fn stop(&mut self, request: Stop, leader_lives: bool) {
@@ -268,8 +291,15 @@ async fn feed(stdin: Option<ChildStdin>, input: &[u8]) {
 }
 
 /// Reads one stream to its end, so that the process is never held up, whatever is kept of it.
-async fn drain(source: Option<impl AsyncRead + Unpin>, stream: Stream, capture: &Capture) {
-    let Some(mut source) = source else { return };
+async fn drain(output: Output, stream: Stream, capture: &Capture) {
+    let mut source = match output.into_async() {
+        Ok(source) => source,
+        Err(error) => {
+            // Out of file descriptors, most likely. The process gets an error when it writes.
+            tracing::warn!(%error, stream = stream.name(), "cannot read the output of an attempt");
+            return;
+        }
+    };
     let mut buffer = Vec::with_capacity(READ_BYTES_MIN);
     // A read error means the same as the end: there is nothing more to get.
     while let Ok(count @ 1..) = source.read_buf(&mut buffer).await {

@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
 use process_wrap::tokio::{ChildWrapper, CommandWrap, KillOnDrop};
-use tokio::process::{ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::process::{ChildStdin, Command};
+
+use super::pipe::{self, Output};
 
 /// A started process, leader of its own group. Dropping it ends the group at once.
 #[derive(Debug)]
@@ -21,10 +23,19 @@ pub(crate) struct Group {
     settled: bool,
 }
 
+/// The ends of a started process's pipes that are ours.
+pub(crate) struct Pipes {
+    pub(crate) stdin: Option<ChildStdin>,
+    pub(crate) stdout: Output,
+    pub(crate) stderr: Output,
+}
+
 impl Group {
     /// Starts `program` in `dir` with exactly the environment `env`. Takes as long as the system needs to load the program
     /// (about half a millisecond) and blocks the calling thread for that time.
-    pub(crate) fn spawn(program: &Path, argv: &[String], env: &[(OsString, OsString)], dir: &Path, stdin: bool) -> Result<Group> {
+    pub(crate) fn spawn(program: &Path, argv: &[String], env: &[(OsString, OsString)], dir: &Path, stdin: bool) -> Result<(Group, Pipes)> {
+        let (stdout, stdout_theirs) = pipe::pair()?;
+        let (stderr, stderr_theirs) = pipe::pair()?;
         let mut command = Command::new(program);
         show_name(&mut command, argv);
         command
@@ -33,26 +44,31 @@ impl Group {
             .envs(env.iter().map(|(name, value)| (name, value)))
             .current_dir(dir)
             .stdin(if stdin { Stdio::piped() } else { Stdio::null() })
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .stdout(stdout_theirs)
+            .stderr(stderr_theirs);
         let mut wrap = CommandWrap::from(command);
         wrap.wrap(KillOnDrop);
         #[cfg(unix)]
         wrap.wrap(process_wrap::tokio::ProcessGroup::leader());
         #[cfg(windows)]
         wrap.wrap(process_wrap::tokio::JobObject);
-        let child = wrap.spawn()?;
+        let mut child = wrap.spawn()?;
         let id = child.id();
-        Ok(Group { child, id, settled: false })
+        #[cfg_attr(unix, expect(unused_mut, reason = "only Windows connects the pipes afterwards"))]
+        let mut pipes = Pipes { stdin: child.stdin().take(), stdout, stderr };
+        #[cfg(not(unix))]
+        {
+            pipes.stdout.attach(child.stdout().take());
+            pipes.stderr.attach(child.stderr().take());
+        }
+        // The process's ends of the pipes close here with the command; otherwise their end would never be seen.
+        drop(wrap);
+        Ok((Group { child, id, settled: false }, pipes))
     }
 
     /// The process id of the leader, also after its end.
     pub(crate) fn id(&self) -> Option<u32> {
         self.id
-    }
-
-    pub(crate) fn take_pipes(&mut self) -> (Option<ChildStdin>, Option<ChildStdout>, Option<ChildStderr>) {
-        (self.child.stdin().take(), self.child.stdout().take(), self.child.stderr().take())
     }
 
     /// Waits for the leader alone (its children may live on). Safe to drop while it waits and to call again.

@@ -1,7 +1,7 @@
 //! Runs the work of tasks: commands, deterministic skills and the builtins.
 //!
 //! `mod.rs` holds what the rest of the node sees. `attempt` sees one attempt to its end, `group` is the only file that starts
-//! and signals processes, `capture` keeps output, `environment` and `dirs` prepare, `exit` puts the end into words,
+//! and signals processes, `pipe` reads from them, `capture` keeps output, `environment` and `dirs` prepare, `exit` puts the end into words,
 //! `orphans` ends what a crashed boot left running.
 
 use std::collections::HashMap;
@@ -22,6 +22,7 @@ mod environment;
 mod exit;
 mod group;
 mod orphans;
+mod pipe;
 #[cfg(test)]
 mod tests;
 
@@ -58,7 +59,7 @@ pub(crate) struct Job {
     pub(crate) fence: String,
     /// Added to the process's environment, at most 1000. Cannot replace the mesh's own variables.
     pub(crate) env: Vec<(String, String)>,
-    /// The attempt works in `<dir_root>/<task>/<attempt>`. Absolute.
+    /// The attempt works in `<dir_root>/<task>.<attempt>`. Absolute.
     pub(crate) dir_root: PathBuf,
     /// Bytes kept of each output stream, at most 64 MiB; usually [`OUTPUT_CAP_DEFAULT`].
     pub(crate) output_cap: u64,

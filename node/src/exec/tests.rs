@@ -119,7 +119,7 @@ async fn a_command_gives_its_output_code_and_leaves_nothing() {
     assert_eq!(exit.shell_code(), 0);
     assert!(exit.wall > Duration::ZERO);
     let place = std::fs::read_to_string(rig.home.path().join("where")).unwrap();
-    assert!(place.trim_end().ends_with("work/task1/1"), "{place}");
+    assert!(place.trim_end().ends_with("work/task1.1"), "{place}");
     let root = rig.root();
     until("the removal of the directory", || (std::fs::read_dir(&root).unwrap().count() == 0).then_some(())).await;
     assert!(rig.executor.running().is_empty());
@@ -533,7 +533,7 @@ async fn parts() {
     for _ in 0..n { let mut job = rig.job(Work::Sleep { dur: Duration::ZERO }); job.timeout = None; rig.start(job); rig.exit().await; }
     println!("hop {:?}", t.elapsed() / n);
     let t = Instant::now();
-    for _ in 0..1000 { let g = group::Group::spawn(Path::new("/bin/true"), &["true".into()], &env, &dir, false).unwrap(); let mut g = g; g.wait().await.unwrap(); g.settle(); }
+    for _ in 0..1000 { let (mut g, _p) = group::Group::spawn(Path::new("/bin/true"), &["true".into()], &env, &dir, false).unwrap(); g.wait().await.unwrap(); g.settle(); }
     println!("spawn+wait seq {:?}", t.elapsed() / 1000);
     let t = Instant::now();
     for _ in 0..1000 { tokio::process::Command::new("/bin/true").output().await.unwrap(); }

@@ -185,13 +185,12 @@ fn yaml_code(message: &str) -> &'static str {
         ("duplicate", "DUPLICATE_KEY"),
         ("mapping values are not allowed", "BLOCK_AS_IMPLICIT_KEY"),
         ("simple key", "MULTILINE_IMPLICIT_KEY"),
-        ("tab", "TAB_AS_INDENT"),
+        ("tabs", "TAB_AS_INDENT"),
+        ("escape", "BAD_DQ_ESCAPE"),
+        ("trailing content", "UNEXPECTED_TOKEN"),
+        ("quoted scalar", "MISSING_CHAR"),
         ("indent", "BAD_INDENT"),
         ("unclosed", "BAD_INDENT"),
-        ("flow mapping", "BAD_INDENT"),
-        ("flow sequence", "MISSING_CHAR"),
-        ("quote", "MISSING_CHAR"),
-        ("escape", "BAD_DQ_ESCAPE"),
         ("alias", "BAD_ALIAS"),
     ];
     let message = message.to_ascii_lowercase();

@@ -356,3 +356,62 @@ fn differences(dir: &Path, expected: &Value) -> Vec<String> {
     compare("requires", format!("{ours:?}"), format!("{:?}", theirs.each_ref()));
     differences
 }
+
+/// Runs one of the skills that come with the program, as a worker would.
+#[cfg(unix)]
+async fn run_sample(name: &str, input: &[u8]) -> crate::exec::Exit {
+    use crate::exec::{Executor, Job, JobKey, OUTPUT_CAP_DEFAULT, Settings, Work};
+    let scan = scan(&[Root::skills(Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/skills"))], &Host::current());
+    assert_eq!(scan.rejected, []);
+    let skill = scan.skill(name).unwrap();
+    assert!(skill.eligible && skill.shareable, "{name} misses {:?}", skill.missing.phrases());
+    let run = skill.run.clone().unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let (executor, mut exits) = Executor::new(Settings::default(), tokio::runtime::Handle::current());
+    let work = Work::Skill { dir: skill.dir.clone(), run: run.argv, input: run.input, stdin: input.to_vec(), json_output: run.json_output };
+    let key = JobKey { task: "sample".to_owned(), attempt: 1 };
+    let dir_root = home.path().join("work");
+    executor.start(Job { key, work, timeout: run.timeout, fence: "1".into(), env: vec![], dir_root: dir_root.clone(), output_cap: OUTPUT_CAP_DEFAULT }).unwrap();
+    let (_, exit) = tokio::time::timeout(Duration::from_secs(30), exits.recv()).await.unwrap().unwrap();
+    assert_eq!(fs::read_dir(dir_root).unwrap().count(), 0, "{name} leaves files behind");
+    exit
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn word_count_counts() {
+    let text = "To be, or not to be:\nthat is the question. \"Übung\" 'x' $HOME \\ %s\n";
+    let exit = run_sample("word-count", text.as_bytes()).await;
+    assert_eq!(exit.kind, crate::exec::Kind::Done, "{}", exit.reason);
+    let answer: Value = serde_json::from_slice(&exit.stdout).unwrap();
+    assert_eq!((&answer["lines"], &answer["words"], &answer["bytes"]), (&2.into(), &15.into(), &text.len().into()));
+    assert_eq!(answer["top"].as_array().unwrap().len(), 10);
+    assert_eq!(answer["top"][0], serde_json::json!({"word": "be", "count": 2}));
+    assert_eq!(answer["top"][1], serde_json::json!({"word": "to", "count": 2}));
+
+    let empty = run_sample("word-count", b"").await;
+    assert_eq!(empty.stdout, b"{\"lines\":0,\"words\":0,\"bytes\":0,\"top\":[]}\n");
+    // Nothing but separators, and bytes that are no text.
+    for odd in [b"... \n---\n".as_slice(), b"\xff\xfe\0\x01 a"] {
+        assert_eq!(run_sample("word-count", odd).await.kind, crate::exec::Kind::Done);
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn file_digest_digests_and_refuses() {
+    let home = Home::new();
+    home.put("-n it's \\ \"odd\"", "abc");
+    let path = home.path().join("-n it's \\ \"odd\"");
+    let exit = run_sample("file-digest", path.to_string_lossy().as_bytes()).await;
+    assert_eq!(exit.kind, crate::exec::Kind::Done, "{}", exit.reason);
+    let answer: Value = serde_json::from_slice(&exit.stdout).unwrap();
+    assert_eq!(answer["sha256"], "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    assert_eq!(answer["bytes"], 3);
+
+    for (input, words) in [("relative", "not absolute"), ("", "empty"), ("/no/such/file", "no file"), ("/", "not a regular file")] {
+        let exit = run_sample("file-digest", input.as_bytes()).await;
+        assert_eq!((exit.kind, exit.code), (crate::exec::Kind::Failed, Some(2)));
+        assert!(exit.reason.contains(words), "{}", exit.reason);
+    }
+}
