@@ -128,7 +128,12 @@ impl Sampler {
             .with_memory(MemoryRefreshKind::nothing().with_ram());
         // Where the system tells nothing, the rest is still worth having.
         let system = System::new_with_specifics(refresh).ok();
-        Sampler { last_cpu: system.as_ref().map(|_| Instant::now()), system, home: home.to_owned(), refresh }
+        Sampler {
+            last_cpu: system.as_ref().map(|_| Instant::now()),
+            system,
+            home: home.to_owned(),
+            refresh,
+        }
     }
 
     /// Looks at the machine. Meant for every five seconds; more often than five times a second, processor usage says nothing.
@@ -137,8 +142,12 @@ impl Sampler {
         let (mut memory_total, mut memory_available) = (0, 0);
         if let Some(system) = &mut self.system {
             system.refresh_specifics(self.refresh);
-            let since = self.last_cpu.replace(Instant::now()).map(|last| last.elapsed());
-            let is_long_enough = since.is_some_and(|since| since >= sysinfo::MINIMUM_CPU_UPDATE_INTERVAL);
+            let since = self
+                .last_cpu
+                .replace(Instant::now())
+                .map(|last| last.elapsed());
+            let is_long_enough =
+                since.is_some_and(|since| since >= sysinfo::MINIMUM_CPU_UPDATE_INTERVAL);
             cpu_percent = is_long_enough.then(|| system.global_cpu_usage().clamp(0.0, 100.0));
             (memory_total, memory_available) = memory(system);
         }
@@ -148,7 +157,10 @@ impl Sampler {
             platform: platform(),
             architecture: std::env::consts::ARCH,
             addresses: addresses(),
-            cpu_count: std::thread::available_parallelism().ok().and_then(|count| u32::try_from(count.get()).ok()).unwrap_or(1),
+            cpu_count: std::thread::available_parallelism()
+                .ok()
+                .and_then(|count| u32::try_from(count.get()).ok())
+                .unwrap_or(1),
             cpu_percent,
             memory_total,
             memory_available,
@@ -173,11 +185,18 @@ fn memory(system: &System) -> (u64, u64) {
 }
 
 fn host_name() -> String {
-    System::host_name().ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "unknown".to_owned())
+    System::host_name()
+        .ok()
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "unknown".to_owned())
 }
 
 fn load_one() -> Option<f64> {
-    if cfg!(windows) { None } else { System::load_average().ok().map(|load| load.one) }
+    if cfg!(windows) {
+        None
+    } else {
+        System::load_average().ok().map(|load| load.one)
+    }
 }
 
 /// This machine's addresses now. Empty when the system does not tell.
@@ -187,7 +206,11 @@ pub(crate) fn addresses() -> Vec<Address> {
         .into_iter()
         .filter_map(|interface| {
             let ip = interface.ip();
-            Some(Address { kind: AddressKind::of(ip)?, ip, interface: interface.name })
+            Some(Address {
+                kind: AddressKind::of(ip)?,
+                ip,
+                interface: interface.name,
+            })
         })
         .collect();
     addresses.sort();
@@ -200,16 +223,27 @@ pub(crate) fn addresses() -> Vec<Address> {
 /// Asks for this one file system only: looking at all of them would hang on a dead network drive.
 #[cfg(unix)]
 fn disk_space(path: &Path) -> (u64, u64) {
-    let found = path.ancestors().find_map(|path| rustix::fs::statvfs(path).ok());
-    found.map_or((0, 0), |disk| (disk.f_blocks.saturating_mul(disk.f_frsize), disk.f_bavail.saturating_mul(disk.f_frsize)))
+    let found = path
+        .ancestors()
+        .find_map(|path| rustix::fs::statvfs(path).ok());
+    found.map_or((0, 0), |disk| {
+        (
+            disk.f_blocks.saturating_mul(disk.f_frsize),
+            disk.f_bavail.saturating_mul(disk.f_frsize),
+        )
+    })
 }
 
 /// The disk with the longest mount point above `path`. Not tried on Windows.
 #[cfg(not(unix))]
 fn disk_space(path: &Path) -> (u64, u64) {
     let kind = sysinfo::DiskRefreshKind::nothing().with_storage();
-    let Ok(disks) = sysinfo::Disks::new_with_refreshed_list_specifics(kind) else { return (0, 0) };
-    let above = disks.iter().filter(|disk| path.starts_with(disk.mount_point()));
+    let Ok(disks) = sysinfo::Disks::new_with_refreshed_list_specifics(kind) else {
+        return (0, 0);
+    };
+    let above = disks
+        .iter()
+        .filter(|disk| path.starts_with(disk.mount_point()));
     let nearest = above.max_by_key(|disk| disk.mount_point().as_os_str().len());
     nearest.map_or((0, 0), |disk| (disk.total_space(), disk.available_space()))
 }
@@ -226,7 +260,12 @@ mod tests {
         assert!(first.cpu_count >= 1);
         assert!(first.memory_total > 0 && first.memory_available <= first.memory_total);
         assert!(first.disk_total > 0 && first.disk_free <= first.disk_total);
-        assert!(first.addresses.iter().all(|address| !address.ip.is_loopback()));
+        assert!(
+            first
+                .addresses
+                .iter()
+                .all(|address| !address.ip.is_loopback())
+        );
         assert!(["linux", "darwin", "win32"].contains(&first.platform));
         // Right after the first one, usage cannot be known.
         assert_eq!(first.cpu_percent, None);
@@ -242,13 +281,25 @@ mod tests {
     #[test]
     fn tailnet_addresses_are_recognised() {
         let kind = |ip: &str| AddressKind::of(ip.parse().unwrap());
-        for ip in ["100.64.0.0", "100.101.102.103", "100.127.255.255", "fd7a:115c:a1e0::1", "fd7a:115c:a1e0:ab12::53"] {
+        for ip in [
+            "100.64.0.0",
+            "100.101.102.103",
+            "100.127.255.255",
+            "fd7a:115c:a1e0::1",
+            "fd7a:115c:a1e0:ab12::53",
+        ] {
             assert_eq!(kind(ip), Some(AddressKind::Tailscale), "{ip}");
         }
         for ip in ["100.63.255.255", "100.128.0.0", "8.8.8.8", "2001:db8::1"] {
             assert_eq!(kind(ip), Some(AddressKind::Public), "{ip}");
         }
-        for ip in ["10.1.2.3", "192.168.1.1", "172.16.0.1", "fd00::1", "fd7a:115c:a1e1::1"] {
+        for ip in [
+            "10.1.2.3",
+            "192.168.1.1",
+            "172.16.0.1",
+            "fd00::1",
+            "fd7a:115c:a1e1::1",
+        ] {
             assert_eq!(kind(ip), Some(AddressKind::Private), "{ip}");
         }
         for ip in ["127.0.0.1", "::1", "169.254.3.4", "fe80::1", "0.0.0.0"] {

@@ -44,31 +44,53 @@ const READ_BYTES_MIN: usize = 4 * 1024;
 const READ_BYTES_MAX: usize = 64 * 1024;
 
 /// Runs the job to its end. Never fails: whatever happens is in the exit.
-pub(crate) async fn run(job: Job, settings: &Settings, capture: &Capture, stop: StopSignal) -> Exit {
+/// What comes beside it is the attempt's directory, which goes when it is dropped: that takes the system longer than making it,
+/// so it is left for after the report.
+pub(crate) async fn run(
+    job: Job,
+    settings: &Settings,
+    capture: &Capture,
+    stop: StopSignal,
+) -> (Exit, Option<WorkDir>) {
     let started = Instant::now();
+    let mut dir = None;
     let mut exit = match job.work {
         Work::Sleep { dur } => sleep(dur, job.timeout, stop, started).await,
-        Work::Command { .. } | Work::Skill { .. } => process(&job, settings, capture, stop, started).await,
+        Work::Command { .. } | Work::Skill { .. } => {
+            process(&job, settings, capture, stop, started, &mut dir).await
+        }
         Work::Echo { ref input } => {
             capture.push(Stream::Stdout, input);
             Exit::new(Kind::Done, Some(0), "completed")
         }
         Work::Fail { ref message, code } => {
             capture.push(Stream::Stderr, message.as_bytes());
-            Exit::new(Kind::Failed, Some(code), format!("failed as asked: {message}"))
+            Exit::new(
+                Kind::Failed,
+                Some(code),
+                format!("failed as asked: {message}"),
+            )
         }
     };
     capture.end();
     exit.take_output(capture);
-    if let Work::Skill { json_output: true, .. } = job.work {
+    if let Work::Skill {
+        json_output: true, ..
+    } = job.work
+    {
         exit.require_json();
     }
     exit.wall = started.elapsed();
-    exit
+    (exit, dir)
 }
 
 /// The builtin `sleep`: no process, only time.
-async fn sleep(dur: Duration, timeout: Option<Duration>, stop: StopSignal, started: Instant) -> Exit {
+async fn sleep(
+    dur: Duration,
+    timeout: Option<Duration>,
+    stop: StopSignal,
+    started: Instant,
+) -> Exit {
     tokio::select! {
         () = until(started.checked_add(dur)) => Exit::new(Kind::Done, Some(0), "completed"),
         () = until(timeout.and_then(|timeout| started.checked_add(timeout))) => exit::timed_out(timeout),
@@ -84,63 +106,117 @@ struct Plan<'a> {
 
 fn plan(work: &Work) -> Plan<'_> {
     match work {
-        Work::Command { argv } => Plan { argv: argv.clone(), stdin: None },
-        Work::Skill { dir, run, input, stdin, .. } => {
+        Work::Command { argv } => Plan {
+            argv: argv.clone(),
+            stdin: None,
+        },
+        Work::Skill {
+            dir,
+            run,
+            input,
+            stdin,
+            ..
+        } => {
             let base = dir.to_string_lossy();
-            let argv = run.iter().map(|part| part.replace("{baseDir}", &base)).collect();
+            let argv = run
+                .iter()
+                .map(|part| part.replace("{baseDir}", &base))
+                .collect();
             let stdin = match input {
                 SkillInput::Json | SkillInput::Text => Some(stdin.as_slice()),
                 SkillInput::None => None,
             };
             Plan { argv, stdin }
         }
-        Work::Echo { .. } | Work::Sleep { .. } | Work::Fail { .. } => Plan { argv: Vec::new(), stdin: None },
+        Work::Echo { .. } | Work::Sleep { .. } | Work::Fail { .. } => Plan {
+            argv: Vec::new(),
+            stdin: None,
+        },
     }
 }
 
-async fn process(job: &Job, settings: &Settings, capture: &Capture, stop: StopSignal, started: Instant) -> Exit {
+async fn process(
+    job: &Job,
+    settings: &Settings,
+    capture: &Capture,
+    stop: StopSignal,
+    started: Instant,
+    dir: &mut Option<WorkDir>,
+) -> Exit {
     let dir = match dirs::create(&job.dir_root, &job.key) {
-        Ok(dir) => WorkDir { dir, keep: settings.keep_dirs },
+        Ok(path) => dir.insert(WorkDir {
+            dir: path,
+            keep: settings.keep_dirs,
+        }),
         Err(error) => {
-            let reason = format!("cannot make a working directory below {}: {error}", job.dir_root.display());
+            let reason = format!(
+                "cannot make a working directory below {}: {error}",
+                job.dir_root.display()
+            );
             return Exit::new(Kind::SpawnError, None, reason);
         }
     };
     let plan = plan(&job.work);
-    let (group, pipes) = match spawn(job, settings, &plan, &dir) {
+    let (group, pipes) = match spawn(job, settings, &plan, dir) {
         Ok(started) => started,
         Err(exit) => return *exit,
     };
     let deadline = job.timeout.and_then(|timeout| started.checked_add(timeout));
-    let mut watcher = Watcher { group, settings, deadline, force: None, linger: None, lingered: false, ended: None };
+    let mut watcher = Watcher {
+        group,
+        settings,
+        deadline,
+        force: None,
+        linger: None,
+        lingered: false,
+        ended: None,
+    };
     match watcher.watch(pipes, plan.stdin, capture, stop).await {
         Ok(status) => match watcher.ended {
             Some(Ended::Timeout) => exit::timed_out(job.timeout).with_status(status),
-            Some(Ended::Stopped(reason)) => Exit::new(Kind::Killed, None, reason).with_status(status),
+            Some(Ended::Stopped(reason)) => {
+                Exit::new(Kind::Killed, None, reason).with_status(status)
+            }
             None => exit::from_status(status, capture),
         },
-        Err(error) => Exit::new(Kind::Failed, None, format!("the system did not tell how the process ended: {error}")),
+        Err(error) => Exit::new(
+            Kind::Failed,
+            None,
+            format!("the system did not tell how the process ended: {error}"),
+        ),
     }
 }
 
-fn spawn(job: &Job, settings: &Settings, plan: &Plan<'_>, dir: &WorkDir) -> Result<(Group, Pipes), Box<Exit>> {
+fn spawn(
+    job: &Job,
+    settings: &Settings,
+    plan: &Plan<'_>,
+    dir: &WorkDir,
+) -> Result<(Group, Pipes), Box<Exit>> {
     let refuse = |error: Error| Box::new(exit::not_started(plan.argv.first(), &error));
-    let env = environment::build(job, &settings.node_env, &dir.dir).map_err(|reason| Box::new(Exit::new(Kind::SpawnError, None, reason)))?;
+    let env = environment::build(job, &settings.node_env, &dir.dir)
+        .map_err(|reason| Box::new(Exit::new(Kind::SpawnError, None, reason)))?;
     let name = plan.argv.first().map(String::as_str).unwrap_or_default();
     let program = group::find_program(name, &env, &dir.dir).map_err(refuse)?;
     let stdin = plan.stdin.is_some_and(|bytes| !bytes.is_empty());
     Group::spawn(&program, &plan.argv, &env, &dir.dir, stdin).map_err(|error| {
         // The file is there, so a "not found" from the system is about the interpreter in its first line.
         let error = match error.kind() {
-            ErrorKind::NotFound => Error::new(ErrorKind::NotFound, format!("{} exists, but the interpreter named in its first line does not", program.display())),
+            ErrorKind::NotFound => Error::new(
+                ErrorKind::NotFound,
+                format!(
+                    "{} exists, but the interpreter named in its first line does not",
+                    program.display()
+                ),
+            ),
             _ => error,
         };
         refuse(error)
     })
 }
 
-/// Removes the attempt's directory when the attempt is over, however it ends.
-struct WorkDir {
+/// An attempt's directory. Removed when dropped, however the attempt ends.
+pub(crate) struct WorkDir {
     dir: PathBuf,
     keep: bool,
 }
@@ -175,13 +251,25 @@ struct Watcher<'a> {
 
 impl Watcher<'_> {
     /// Returns the leader's exit status once nothing of the group is left and its output is read as far as possible.
-    async fn watch(&mut self, pipes: Pipes, input: Option<&[u8]>, capture: &Capture, mut stop: StopSignal) -> Result<ExitStatus, Error> {
-        let Pipes { stdin, mut stdout, mut stderr } = pipes;
+    async fn watch(
+        &mut self,
+        pipes: Pipes,
+        input: Option<&[u8]>,
+        capture: &Capture,
+        mut stop: StopSignal,
+    ) -> Result<ExitStatus, Error> {
+        let Pipes {
+            stdin,
+            mut stdout,
+            mut stderr,
+        } = pipes;
         let mut feeding = pin!(feed(stdin, input.unwrap_or_default()));
         let (mut fed, mut status) = (false, None);
         // A short process gets by without its pipes being waited for.
         let reading_starts = Instant::now() + READ_AFTER;
-        let first = self.due().map_or(reading_starts, |due| due.min(reading_starts));
+        let first = self
+            .due()
+            .map_or(reading_starts, |due| due.min(reading_starts));
         while status.is_none() {
             tokio::select! {
                 biased;
@@ -190,9 +278,16 @@ impl Watcher<'_> {
                 () = &mut feeding, if !fed => fed = true,
             }
         }
-        let mut take = |output: &mut Output, stream| output.look(|bytes| capture.push(stream, bytes)) == Look::End;
+        let take = |output: &mut Output, stream| {
+            output.look(|bytes| capture.push(stream, bytes)) == Look::End
+        };
         let mut read = take(&mut stdout, Stream::Stdout) & take(&mut stderr, Stream::Stderr);
-        let mut reading = pin!(async { tokio::join!(drain(stdout, Stream::Stdout, capture), drain(stderr, Stream::Stderr, capture)) });
+        let mut reading = pin!(async {
+            tokio::join!(
+                drain(stdout, Stream::Stdout, capture),
+                drain(stderr, Stream::Stderr, capture)
+            )
+        });
         while status.is_none() || !read {
             let due = self.due();
             tokio::select! {
@@ -214,12 +309,18 @@ impl Watcher<'_> {
     }
 
     fn due(&self) -> Option<Instant> {
-        [self.deadline, self.force, self.linger].into_iter().flatten().min()
+        [self.deadline, self.force, self.linger]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn leader_ended(&mut self, status: ExitStatus) -> ExitStatus {
         self.deadline = None;
-        self.linger = Some(self.force.unwrap_or_else(|| Instant::now() + self.settings.pipe_grace));
+        self.linger = Some(
+            self.force
+                .unwrap_or_else(|| Instant::now() + self.settings.pipe_grace),
+        );
         status
     }
 
@@ -259,7 +360,10 @@ impl Watcher<'_> {
             }
         } else if is_due(self.linger) {
             if self.lingered {
-                tracing::debug!(pid = self.group.id(), "a process outside the group holds the output of an ended attempt");
+                tracing::debug!(
+                    pid = self.group.id(),
+                    "a process outside the group holds the output of an ended attempt"
+                );
                 return true;
             }
             self.lingered = true;

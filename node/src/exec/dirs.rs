@@ -35,7 +35,11 @@ pub(crate) fn remove(dir: PathBuf) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(_) => {
-            tokio::task::spawn_blocking(move || {
+            // Without a runtime the program is about to end.
+            let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+                return;
+            };
+            runtime.spawn_blocking(move || {
                 if let Err(error) = fs::remove_dir_all(&dir) {
                     tracing::warn!(dir = %dir.display(), %error, "cannot remove the directory of an ended attempt; the next start tries again");
                 }
@@ -79,7 +83,10 @@ pub(crate) struct Swept {
 
 /// Ids become parts of paths, so only what is the same on every file system is let through: at most 128 of `[A-Za-z0-9_-]`.
 fn is_plain(task: &str) -> bool {
-    (1..=128).contains(&task.len()) && task.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+    (1..=128).contains(&task.len())
+        && task
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
 #[cfg(unix)]
@@ -99,7 +106,10 @@ mod tests {
     use super::*;
 
     fn key(task: &str, attempt: u32) -> JobKey {
-        JobKey { task: task.to_owned(), attempt }
+        JobKey {
+            task: task.to_owned(),
+            attempt,
+        }
     }
 
     #[tokio::test]
@@ -121,7 +131,16 @@ mod tests {
     #[test]
     fn ids_that_would_leave_the_root_are_refused() {
         let home = tempfile::tempdir().unwrap();
-        for task in ["", "..", "a/b", "a\\b", "a.b", "c:", "x\0", &"y".repeat(129)] {
+        for task in [
+            "",
+            "..",
+            "a/b",
+            "a\\b",
+            "a.b",
+            "c:",
+            "x\0",
+            &"y".repeat(129),
+        ] {
             let error = create(home.path(), &key(task, 1)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput, "{task:?}");
         }
@@ -139,7 +158,13 @@ mod tests {
         let dir = create(&root, &key("t1", 1)).unwrap();
         std::os::unix::fs::symlink(&precious, dir.join("link")).unwrap();
         std::os::unix::fs::symlink(&precious, root.join("link")).unwrap();
-        assert_eq!(sweep(&root).unwrap(), Swept { removed: 2, failed: 0 });
+        assert_eq!(
+            sweep(&root).unwrap(),
+            Swept {
+                removed: 2,
+                failed: 0
+            }
+        );
         assert!(precious.join("file").exists());
     }
 }

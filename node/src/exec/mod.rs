@@ -23,7 +23,7 @@ mod exit;
 mod group;
 mod orphans;
 mod pipe;
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests;
 
 use attempt::Stop;
@@ -92,7 +92,10 @@ impl Work {
     pub(crate) fn label(&self) -> String {
         match self {
             Work::Command { argv } => argv.first().cloned().unwrap_or_default(),
-            Work::Skill { dir, .. } => dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+            Work::Skill { dir, .. } => dir
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default(),
             Work::Echo { .. } => "echo".to_owned(),
             Work::Sleep { .. } => "sleep".to_owned(),
             Work::Fail { .. } => "fail".to_owned(),
@@ -198,10 +201,24 @@ struct Running {
 
 impl Executor {
     /// An executor whose attempts live on the runtime of `handle`, and the channel on which it reports each end exactly once.
-    pub(crate) fn new(settings: Settings, handle: Handle) -> (Executor, mpsc::Receiver<(JobKey, Exit)>) {
+    pub(crate) fn new(
+        settings: Settings,
+        handle: Handle,
+    ) -> (Executor, mpsc::Receiver<(JobKey, Exit)>) {
         let (exits, receiver) = mpsc::channel(settings.exits_max.max(1));
-        let shared = Shared { settings, handle, exits, table: Mutex::default(), alive: watch::Sender::new(0) };
-        (Executor { shared: Arc::new(shared) }, receiver)
+        let shared = Shared {
+            settings,
+            handle,
+            exits,
+            table: Mutex::default(),
+            alive: watch::Sender::new(0),
+        };
+        (
+            Executor {
+                shared: Arc::new(shared),
+            },
+            receiver,
+        )
     }
 
     /// Ends processes and removes directories which an earlier boot of this node left below `dir_root`.
@@ -209,7 +226,10 @@ impl Executor {
     pub(crate) fn clean_up(dir_root: &Path) -> std::io::Result<Swept> {
         let ended = orphans::end(dir_root);
         if ended > 0 {
-            tracing::warn!(ended, "ended processes which an earlier run of this node had left");
+            tracing::warn!(
+                ended,
+                "ended processes which an earlier run of this node had left"
+            );
         }
         dirs::sweep(dir_root)
     }
@@ -218,13 +238,25 @@ impl Executor {
     pub(crate) fn start(&self, job: Job) -> Result<(), Refused> {
         let capture = Capture::new(job.output_cap);
         let (stop, stop_signal) = watch::channel(None);
-        let running = Running { stop, capture: Arc::clone(&capture), label: job.work.label(), since: Instant::now() };
+        let running = Running {
+            stop,
+            capture: Arc::clone(&capture),
+            label: job.work.label(),
+            since: Instant::now(),
+        };
         let key = job.key.clone();
         self.shared.insert(key.clone(), running)?;
-        let guard = Guard { shared: Arc::clone(&self.shared), key, alive: true, reported: false };
+        let guard = Guard {
+            shared: Arc::clone(&self.shared),
+            key,
+            alive: true,
+            reported: false,
+        };
         self.shared.handle.spawn(async move {
-            let exit = attempt::run(job, &guard.shared.settings, &capture, stop_signal).await;
+            let (exit, dir) =
+                attempt::run(job, &guard.shared.settings, &capture, stop_signal).await;
             guard.report(exit).await;
+            drop(dir);
         });
         Ok(())
     }
@@ -236,7 +268,10 @@ impl Executor {
         let table = self.shared.table();
         let running = table.running.get(key);
         if let Some(running) = running {
-            running.stop.send_replace(Some(Stop { reason: reason.to_owned(), grace }));
+            running.stop.send_replace(Some(Stop {
+                reason: reason.to_owned(),
+                grace,
+            }));
         }
         running.is_some()
     }
@@ -248,12 +283,20 @@ impl Executor {
             let mut table = self.shared.table();
             table.closed = true;
             for running in table.running.values() {
-                running.stop.send_replace(Some(Stop { reason: "this node was stopped".to_owned(), grace }));
+                running.stop.send_replace(Some(Stop {
+                    reason: "this node was stopped".to_owned(),
+                    grace,
+                }));
             }
         }
         let mut alive = self.shared.alive.subscribe();
         let slack = Duration::from_millis(500);
-        match tokio::time::timeout(grace.saturating_add(slack), alive.wait_for(|alive| *alive == 0)).await {
+        match tokio::time::timeout(
+            grace.saturating_add(slack),
+            alive.wait_for(|alive| *alive == 0),
+        )
+        .await
+        {
             Ok(_) => 0,
             Err(_) => *self.shared.alive.borrow(),
         }
@@ -261,13 +304,21 @@ impl Executor {
 
     /// Follows an attempt's output from its beginning. None if it is not running here; then its exit has all there is.
     pub(crate) fn tail(&self, key: &JobKey) -> Option<Tail> {
-        self.shared.table().running.get(key).map(|running| running.capture.tail())
+        self.shared
+            .table()
+            .running
+            .get(key)
+            .map(|running| running.capture.tail())
     }
 
     /// The attempts that have not been reported as ended, in no particular order.
     pub(crate) fn running(&self) -> Vec<RunningJob> {
         let table = self.shared.table();
-        let job = |(key, running): (&JobKey, &Running)| RunningJob { key: key.clone(), label: running.label.clone(), age: running.since.elapsed() };
+        let job = |(key, running): (&JobKey, &Running)| RunningJob {
+            key: key.clone(),
+            label: running.label.clone(),
+            age: running.since.elapsed(),
+        };
         table.running.iter().map(job).collect()
     }
 }
@@ -317,7 +368,9 @@ impl Guard {
 
     fn not_alive(&mut self) {
         if std::mem::take(&mut self.alive) {
-            self.shared.alive.send_modify(|alive| *alive = alive.saturating_sub(1));
+            self.shared
+                .alive
+                .send_modify(|alive| *alive = alive.saturating_sub(1));
         }
     }
 }
@@ -328,7 +381,11 @@ impl Drop for Guard {
         let running = self.shared.table().running.remove(&self.key);
         if let Some(running) = running.filter(|_| !self.reported) {
             running.capture.end();
-            let exit = Exit::new(Kind::Failed, None, "BUG: the attempt was dropped before its end; if the node was not stopping, please report this");
+            let exit = Exit::new(
+                Kind::Failed,
+                None,
+                "BUG: the attempt was dropped before its end; if the node was not stopping, please report this",
+            );
             let _ = self.shared.exits.try_send((self.key.clone(), exit));
         }
     }

@@ -40,7 +40,9 @@ pub(crate) struct Declared {
 
 /// The `metadata` field as an object: JSON, else JSON5. Anything else counts as absent, as in OpenClaw.
 pub(crate) fn metadata(fields: &Fields) -> Map<String, Value> {
-    let Some(text) = fields.get("metadata") else { return Map::new() };
+    let Some(text) = fields.get("metadata") else {
+        return Map::new();
+    };
     let value = match serde_json::from_str(text) {
         Err(_) if nesting(text) <= NESTING_MAX => json5::from_str(text).ok(),
         json => json.ok(),
@@ -68,13 +70,28 @@ fn nesting(text: &str) -> usize {
 
 /// The first of the known blocks that is a structure. Other names (`moltbot`, `clawdis`) are not read, as in OpenClaw.
 pub(crate) fn manifest(metadata: &Map<String, Value>) -> Manifest {
-    let block = ["openclaw", "clawdbot"].into_iter().filter_map(|key| metadata.get(key)).find(|value| value.is_object() || value.is_array());
-    let Some(block) = block else { return Manifest::default() };
+    let block = ["openclaw", "clawdbot"]
+        .into_iter()
+        .filter_map(|key| metadata.get(key))
+        .find(|value| value.is_object() || value.is_array());
+    let Some(block) = block else {
+        return Manifest::default();
+    };
     let requires = block.get("requires");
     let list = |key: &str| strings(requires.and_then(|requires| requires.get(key)));
-    let requires = Requires { bins: list("bins"), any_bins: list("anyBins"), env: list("env"), config: list("config") };
+    let requires = Requires {
+        bins: list("bins"),
+        any_bins: list("anyBins"),
+        env: list("env"),
+        config: list("config"),
+    };
     let always = block.get("always") == Some(&Value::Bool(true));
-    Manifest { present: true, always, os: strings(block.get("os")), requires }
+    Manifest {
+        present: true,
+        always,
+        os: strings(block.get("os")),
+        requires,
+    }
 }
 
 /// A list of texts, or one text with commas. Blank entries and entries that are no text are passed over.
@@ -82,7 +99,11 @@ pub(crate) fn strings(value: Option<&Value>) -> Vec<String> {
     let tidy = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
     match value {
         Some(Value::String(text)) => text.split(',').filter_map(tidy).collect(),
-        Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).filter_map(tidy).collect(),
+        Some(Value::Array(list)) => list
+            .iter()
+            .filter_map(Value::as_str)
+            .filter_map(tidy)
+            .collect(),
         _ => Vec::new(),
     }
 }
@@ -95,7 +116,9 @@ pub(crate) fn declared(metadata: &Map<String, Value>) -> Result<Declared, Proble
         Some(other) => return Err(wrong("", "a mapping", other)),
     };
     let words = |key: &str| match block.get(key) {
-        None | Some(Value::Null | Value::String(_) | Value::Array(_)) => Ok(strings(block.get(key))),
+        None | Some(Value::Null | Value::String(_) | Value::Array(_)) => {
+            Ok(strings(block.get(key)))
+        }
         Some(other) => Err(wrong(key, "a list of texts", other)),
     };
     Ok(Declared {
@@ -111,13 +134,22 @@ pub(crate) fn declared(metadata: &Map<String, Value>) -> Result<Declared, Proble
 fn run(block: &Map<String, Value>) -> Result<Option<Run>, Problem> {
     let argv = match block.get("run") {
         None | Some(Value::Null) => return Ok(None),
-        Some(Value::Array(list)) => list.iter().map(as_text).collect::<Option<Vec<String>>>().filter(|argv| {
-            (1..=RUN_WORDS_MAX).contains(&argv.len()) && argv.first().is_some_and(|program| !program.trim().is_empty())
-        }),
+        Some(Value::Array(list)) => list
+            .iter()
+            .map(as_text)
+            .collect::<Option<Vec<String>>>()
+            .filter(|argv| {
+                (1..=RUN_WORDS_MAX).contains(&argv.len())
+                    && argv
+                        .first()
+                        .is_some_and(|program| !program.trim().is_empty())
+            }),
         Some(_) => None,
     };
     let Some(argv) = argv else {
-        let message = format!("metadata.clawmesh.run must be a list of 1 to {RUN_WORDS_MAX} words, for example [sh, \"{{baseDir}}/scripts/run.sh\"]; it is not a shell line");
+        let message = format!(
+            "metadata.clawmesh.run must be a list of 1 to {RUN_WORDS_MAX} words, for example [sh, \"{{baseDir}}/scripts/run.sh\"]; it is not a shell line"
+        );
         return Err(Problem::new("CLAWMESH_METADATA", message));
     };
     let input = match text(block, "input")?.as_deref() {
@@ -135,10 +167,21 @@ fn run(block: &Map<String, Value>) -> Result<Option<Run>, Problem> {
         None => None,
         Some(given) => match humantime::parse_duration(&given) {
             Ok(timeout) if !timeout.is_zero() && timeout <= TIMEOUT_MAX => Some(timeout),
-            _ => return Err(wrong("timeout", "a duration from 1ms to 30days, for example 60s", &given.into())),
+            _ => {
+                return Err(wrong(
+                    "timeout",
+                    "a duration from 1ms to 30days, for example 60s",
+                    &given.into(),
+                ));
+            }
         },
     };
-    Ok(Some(Run { argv, input, json_output, timeout }))
+    Ok(Some(Run {
+        argv,
+        input,
+        json_output,
+        timeout,
+    }))
 }
 
 fn resources(value: Option<&Value>) -> Result<Resources, Problem> {
@@ -155,11 +198,17 @@ fn resources(value: Option<&Value>) -> Result<Resources, Problem> {
             ("gpu", Some(gpu)) => resources.gpu_milli = (gpu * 1000.0).round() as u64,
             ("memory", _) => {
                 let size = as_text(value).and_then(|text| bytesize::ByteSize::from_str(&text).ok());
-                resources.memory_bytes = size.ok_or_else(|| wrong("resources.memory", "a size, for example 256MiB", value))?.as_u64();
+                resources.memory_bytes = size
+                    .ok_or_else(|| wrong("resources.memory", "a size, for example 256MiB", value))?
+                    .as_u64();
             }
-            ("cpu" | "gpu", None) => return Err(wrong(&format!("resources.{key}"), "a number", value)),
+            ("cpu" | "gpu", None) => {
+                return Err(wrong(&format!("resources.{key}"), "a number", value));
+            }
             (custom, Some(amount)) => {
-                resources.custom.insert(custom.to_owned(), (amount * 1000.0).round() as u64);
+                resources
+                    .custom
+                    .insert(custom.to_owned(), (amount * 1000.0).round() as u64);
             }
             (custom, None) => return Err(wrong(&format!("resources.{custom}"), "a number", value)),
         }
@@ -170,7 +219,9 @@ fn resources(value: Option<&Value>) -> Result<Resources, Problem> {
 fn text(block: &Map<String, Value>, key: &str) -> Result<Option<String>, Problem> {
     match block.get(key) {
         None | Some(Value::Null) => Ok(None),
-        Some(value) => as_text(value).map(Some).ok_or_else(|| wrong(key, "a text", value)),
+        Some(value) => as_text(value)
+            .map(Some)
+            .ok_or_else(|| wrong(key, "a text", value)),
     }
 }
 
@@ -190,5 +241,8 @@ fn wrong(key: &str, wanted: &str, found: &Value) -> Problem {
         found.truncate(cut);
         found.push('…');
     }
-    Problem::new("CLAWMESH_METADATA", format!("metadata.clawmesh{dot}{key} must be {wanted}, not {found}"))
+    Problem::new(
+        "CLAWMESH_METADATA",
+        format!("metadata.clawmesh{dot}{key} must be {wanted}, not {found}"),
+    )
 }
