@@ -1,2 +1,4 @@
 //! The program `clawmesh`.
+#![allow(dead_code)]
+mod net;
 fn main() {}
