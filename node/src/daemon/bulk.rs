@@ -78,9 +78,9 @@ fn frame(piece: Piece) -> Vec<u8> {
     let (kind, bytes) = match piece {
         Piece::Data { stream: Stream::Stdout, bytes, .. } => (1, bytes),
         Piece::Data { stream: Stream::Stderr, bytes, .. } => (2, bytes),
-        Piece::Gap { stream, bytes, .. } => {
+        Piece::Gap { stream, len, .. } => {
             let kind = if stream == Stream::Stdout { 1 } else { 2 };
-            (kind, format!("\n[… {bytes} bytes cut out …]\n").into_bytes())
+            (kind, format!("\n[… {len} bytes cut out …]\n").into_bytes())
         }
     };
     let mut f = Vec::with_capacity(5 + bytes.len());
