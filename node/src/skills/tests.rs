@@ -621,7 +621,13 @@ async fn run_sample(name: &str, input: &[u8]) -> crate::exec::Exit {
         .unwrap()
         .unwrap();
     let removed = async {
-        while fs::read_dir(&dir_root).unwrap().count() > 0 {
+        while fs::read_dir(&dir_root).unwrap().any(|entry| {
+            !entry
+                .unwrap()
+                .file_name()
+                .to_string_lossy()
+                .starts_with('.')
+        }) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
