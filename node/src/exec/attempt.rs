@@ -203,6 +203,15 @@ fn spawn(
     plan: &Plan<'_>,
     dir: &WorkDir,
 ) -> Result<(Group, Pipes), Box<Exit>> {
+    if let Work::Skill { dir, .. } = &job.work
+        && !dir.is_dir()
+    {
+        let reason = format!(
+            "the skill's folder {} is no longer there; it was removed after the task had come here",
+            dir.display()
+        );
+        return Err(Box::new(Exit::new(Kind::SpawnError, None, reason)));
+    }
     let refuse = |error: Error| Box::new(exit::not_started(plan.argv.first(), &error));
     let env = environment::build(job, &settings.node_env, dir.path())
         .map_err(|reason| Box::new(Exit::new(Kind::SpawnError, None, reason)))?;

@@ -698,3 +698,39 @@ async fn file_digest_digests_and_refuses() {
         assert!(exit.reason.contains(words), "{}", exit.reason);
     }
 }
+
+/// `cargo test -p clawmesh cost_of_looking -- --ignored --nocapture`
+#[ignore = "a measurement"]
+#[test]
+fn cost_of_looking_at_three_hundred_skills() {
+    let home = Home::new();
+    for n in 0..300 {
+        home.put(
+            &format!("s{n}/SKILL.md"),
+            &format!(
+                "---\nname: s{n}\ndescription: x\n---\n{}",
+                "text\n".repeat(1000)
+            ),
+        );
+        for file in [
+            "scripts/run.sh",
+            "scripts/lib.sh",
+            "references/api.md",
+            "_meta.json",
+        ] {
+            home.put(&format!("s{n}/{file}"), &"x".repeat(5000));
+        }
+    }
+    let started = std::time::Instant::now();
+    let mut library = Library::open(home.roots());
+    let opened = started.elapsed();
+    let started = std::time::Instant::now();
+    for _ in 0..20 {
+        assert!(library.rescan_if_changed().is_none());
+    }
+    println!(
+        "open {opened:?}, nothing changed {:?}",
+        started.elapsed() / 20
+    );
+    assert_eq!(library.current().skills.len(), 300);
+}
