@@ -122,7 +122,7 @@ async fn ask(net: &Net, peer: Peer, ask: &Ask) -> Result<BulkReader, String> {
     let wait = tokio::time::timeout(STALL, async {
         let mut r = net.bulk_request(peer.0, request.into()).await.map_err(|e| e.to_string())?;
         let head = r.read_u8().await.map_err(|e| e.to_string())?;
-        Ok((head, r))
+        Ok::<_, String>((head, r))
     });
     let (head, mut r) = wait.await.map_err(|_| "the node does not answer".to_owned())??;
     if head == OK {

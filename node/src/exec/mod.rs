@@ -27,7 +27,8 @@ mod pipe;
 mod tests;
 
 use attempt::Stop;
-use capture::{Capture, Tail};
+use capture::Capture;
+pub(crate) use capture::{Piece, Stream, Tail};
 pub(crate) use dirs::Swept;
 pub(crate) use exit::{Exit, Kind};
 
