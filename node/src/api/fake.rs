@@ -117,7 +117,6 @@ impl Fake {
         self.changed.send_modify(|n| *n += 1);
     }
     /// Waits until so many tasks were submitted.
-    #[cfg(test)]
     pub(crate) async fn submitted(&self, n: usize) {
         let mut changed = self.changed.subscribe();
         while self.world().tasks.len() < n {

@@ -7,7 +7,7 @@
 mod auth;
 mod backend;
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 mod metrics;
 mod problem;
 mod routes;

@@ -107,7 +107,7 @@ pub(super) async fn run(cx: &Context, args: RunArgs) -> Result<(), Failure> {
     if detach {
         return detached(cx, &accepted, id_only);
     }
-    let end = wait_for_one(cx, &client, accepted.id, wait_timeout).await?;
+    let end = wait_for_one(cx, &client, accepted.id, wait_timeout).await.map_err(mesh_failed)?;
     let code = exit_code(&end);
     report(cx, &client, &end).await.map_err(mesh_failed)?;
     if code == 0 {

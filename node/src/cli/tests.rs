@@ -1,6 +1,6 @@
 //! What is typed, and what it ends with.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{CommandFactory, Parser};
 use clawmesh_protocol::{
@@ -9,9 +9,13 @@ use clawmesh_protocol::{
     spec::{Priority, Strategy},
 };
 
-use super::{Cli, Command, UpArgs, home, run, tasks};
+use super::{Cli, Command, Context, UpArgs, home, run, tasks};
 use crate::{
-    api::types::{Ended, Problem},
+    api::{
+        ApiMetrics, Serving, bind,
+        fake::{Fake, HERE},
+        types::{Ended, Problem},
+    },
     client::{ClientError, Submission},
     output::{Failure, Mode, Output},
 };
@@ -161,7 +165,7 @@ fn run_ends_as_the_task_did() {
 fn every_error_has_its_exit_code() {
     let refused = |code: &str| {
         let p =
-            Problem { code: code.into(), status: 400, title: String::new(), detail: "why".into(), next: "do".into(), candidates: vec![] };
+            Problem { code: code.into(), status: 400, title: "".into(), detail: "why".into(), next: "do".into(), candidates: vec![] };
         let f = Failure::from(ClientError::Refused(p));
         assert_eq!((f.what.as_str(), f.next.as_deref()), ("why", Some("do")));
         f.exit
@@ -234,4 +238,78 @@ fn completions_are_made_for_every_shell() {
         assert!(String::from_utf8(script).unwrap().contains("explain"), "{shell}");
     }
     assert_eq!(Output::new(Mode::Quiet).mode(), Mode::Quiet);
+}
+
+/// A node that is only a struct, served on this home.
+async fn serve(cx: &Context, fake: Option<Arc<Fake>>) -> (Arc<Fake>, Serving) {
+    let bound = bind(0).await.unwrap();
+    let fake = fake.unwrap_or_else(|| Fake::new(bound.addr(), cx.home.clone()));
+    let serving = bound.serve(&cx.home, HERE, fake.clone(), ApiMetrics::default()).unwrap();
+    (fake, serving)
+}
+
+fn context(home: &tempfile::TempDir) -> Context {
+    Context { home: home.path().to_owned(), output: Output::new(Mode::Quiet) }
+}
+
+/// The exit code of a line.
+async fn exit(cx: &Context, line: &str) -> u8 {
+    let done = super::asynchronous(parse(line).command, cx).await;
+    done.map_or_else(|f| f.exit, |()| 0)
+}
+
+#[tokio::test]
+async fn commands_end_as_scripts_expect() {
+    let dir = tempfile::tempdir().unwrap();
+    let cx = context(&dir);
+    assert_eq!(exit(&cx, "clawmesh run -- ls").await, 3);
+    assert_eq!(exit(&cx, "clawmesh tasks ls").await, 3);
+    let (fake, _serving) = serve(&cx, None).await;
+    // `out CODE STDOUT STDERR` ends at once; nothing is printed here.
+    assert_eq!(exit(&cx, "clawmesh run -- out 0  ").await, 0);
+    assert_eq!(exit(&cx, "clawmesh run -- out 7  ").await, 7);
+    assert_eq!(exit(&cx, "clawmesh run --node nobody -- out 0  ").await, 125);
+    assert_eq!(exit(&cx, "clawmesh run --detach --node nobody -- out 0  ").await, 1);
+    assert_eq!(exit(&cx, "clawmesh run --wait-timeout 50ms -- hang").await, 4);
+    assert_eq!(exit(&cx, "clawmesh submit count_wrods --input {}").await, 1);
+    assert_eq!(exit(&cx, "clawmesh submit count_words --input {").await, 2);
+    assert_eq!(exit(&cx, "clawmesh submit count_words --input {} --wait --wait-timeout 50ms").await, 4);
+    let hanging = fake.ids().into_iter().find(|id| fake.spec(*id).is_some_and(|s| s.need.title == "hang")).unwrap();
+    assert_eq!(exit(&cx, &format!("clawmesh tasks wait {hanging} --wait-timeout 50ms")).await, 4);
+    assert_eq!(exit(&cx, &format!("clawmesh tasks result {hanging}")).await, 1);
+    assert_eq!(exit(&cx, &format!("clawmesh tasks cancel {hanging}")).await, 0);
+    assert_eq!(exit(&cx, "clawmesh tasks cancel tzzzzzzzz").await, 1);
+    assert_eq!(exit(&cx, "clawmesh config set --mesh strategy affinity").await, 0);
+}
+
+#[tokio::test]
+async fn a_run_ends_with_125_when_the_mesh_gives_the_task_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let cx = context(&dir);
+    let (fake, _serving) = serve(&cx, None).await;
+    let end = async {
+        fake.submitted(1).await;
+        fake.end(fake.ids()[0], State::Failed, None, b"", b"");
+    };
+    let (code, ()) = tokio::join!(exit(&cx, "clawmesh run -- hang"), end);
+    assert_eq!(code, 125);
+}
+
+#[tokio::test]
+async fn waiting_outlives_a_restart_of_the_node_on_another_port() {
+    let dir = tempfile::tempdir().unwrap();
+    let cx = context(&dir);
+    let (fake, first) = serve(&cx, None).await;
+    let restart = async {
+        fake.submitted(1).await;
+        first.shutdown().await;
+        let (_, second) = serve(&cx, Some(fake.clone())).await;
+        fake.end(fake.ids()[0], State::Failed, Some(9), b"", b"");
+        second
+    };
+    let (code, second) =
+        tokio::time::timeout(Duration::from_secs(30), async { tokio::join!(exit(&cx, "clawmesh run -- hang"), restart) }).await.unwrap();
+    assert_eq!(code, 9);
+    second.shutdown().await;
+    assert_eq!(exit(&cx, "clawmesh status").await, 3);
 }

@@ -203,6 +203,9 @@ impl Output {
         for row in &rows {
             table.add_row(row.iter().map(|t| self.cell(t)).collect::<Vec<_>>());
         }
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
         let text: String = table.lines().map(|l| format!("{}\n", l.trim_end())).collect();
         self.raw(text.as_bytes())
     }
