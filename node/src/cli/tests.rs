@@ -164,8 +164,7 @@ fn run_ends_as_the_task_did() {
 #[test]
 fn every_error_has_its_exit_code() {
     let refused = |code: &str| {
-        let p =
-            Problem { code: code.into(), status: 400, title: "".into(), detail: "why".into(), next: "do".into(), candidates: vec![] };
+        let p = Problem { code: code.into(), status: 400, title: "".into(), detail: "why".into(), next: "do".into(), candidates: vec![] };
         let f = Failure::from(ClientError::Refused(p));
         assert_eq!((f.what.as_str(), f.next.as_deref()), ("why", Some("do")));
         f.exit

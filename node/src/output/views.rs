@@ -36,6 +36,9 @@ impl Output {
         );
         text.push_str(&format!("queue        {}\n", queue(&v.queue)));
         text.push_str(&format!("strategy     {}\nAPI          http://{}\n", v.strategy, s.api));
+        if !s.commands {
+            text.push_str("commands     not run for others here: skills only\n");
+        }
         if v.store_bad {
             text.push_str("store        the disk refuses writes: free some space on the disk of the home\n");
         }
