@@ -34,11 +34,19 @@ pub(super) fn mdns(enabled: bool, local: PeerId) -> Toggle<mdns::tokio::Behaviou
 
 /// Asks the Tailscale client for the peers that are online, again and again, and sends their addresses on `found`.
 /// Ends when the program does not exist or nobody listens any more.
-pub(super) async fn tailscale(command: PathBuf, ports: Vec<u16>, found: mpsc::Sender<Vec<Multiaddr>>, counters: Counters) {
+pub(super) async fn tailscale(
+    command: PathBuf,
+    ports: Vec<u16>,
+    found: mpsc::Sender<Vec<Multiaddr>>,
+    counters: Counters,
+) {
     loop {
         match ask_tailscale(&command).await {
             Ok(ips) => {
-                let addrs = ips.iter().flat_map(|ip| ports.iter().map(|port| multiaddr(*ip, *port))).collect();
+                let addrs = ips
+                    .iter()
+                    .flat_map(|ip| ports.iter().map(|port| multiaddr(*ip, *port)))
+                    .collect();
                 if found.send(addrs).await.is_err() {
                     return;
                 }
@@ -52,7 +60,8 @@ pub(super) async fn tailscale(command: PathBuf, ports: Vec<u16>, found: mpsc::Se
                 tracing::debug!(command = %command.display(), error = e, "the Tailscale client gave no usable answer");
             }
         }
-        let pause = rand::rng().random_range(TAILSCALE_PERIOD.mul_f32(0.8)..TAILSCALE_PERIOD.mul_f32(1.2));
+        let pause =
+            rand::rng().random_range(TAILSCALE_PERIOD.mul_f32(0.8)..TAILSCALE_PERIOD.mul_f32(1.2));
         tokio::time::sleep(pause).await;
     }
 }
@@ -75,10 +84,16 @@ async fn ask_tailscale(command: &Path) -> Result<Vec<IpAddr>, TailscaleError> {
             std::io::ErrorKind::NotFound => TailscaleError::Missing,
             _ => TailscaleError::Failed(e.to_string()),
         })?;
-    let stdout = child.stdout.take().ok_or_else(|| TailscaleError::Failed("no output".into()))?;
+    let stdout = child
+        .stdout
+        .take()
+        .ok_or_else(|| TailscaleError::Failed("no output".into()))?;
     let mut text = Vec::new();
     let reading = async {
-        stdout.take(STATUS_BYTES_MAX + 1).read_to_end(&mut text).await?;
+        stdout
+            .take(STATUS_BYTES_MAX + 1)
+            .read_to_end(&mut text)
+            .await?;
         child.wait().await
     };
     match timeout(TAILSCALE_TIMEOUT, reading).await {
@@ -95,7 +110,10 @@ fn online(text: &[u8]) -> Result<Vec<IpAddr>, String> {
     }
     let status: Status = serde_json::from_slice(text).map_err(|e| e.to_string())?;
     let peers = status.peers.unwrap_or_default();
-    let ips = peers.into_values().filter(|p| p.online).flat_map(|p| p.ips.unwrap_or_default());
+    let ips = peers
+        .into_values()
+        .filter(|p| p.online)
+        .flat_map(|p| p.ips.unwrap_or_default());
     Ok(ips.take(TAILSCALE_IPS_MAX).collect())
 }
 
@@ -154,7 +172,10 @@ mod tests {
         let script = "#!/bin/sh\n[ \"$*\" = 'status --json' ] && echo '{\"Peer\":{\"x\":{\"Online\":true,\"TailscaleIPs\":[\"100.64.0.9\"]}}}'\n";
         std::fs::write(&path, script).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        assert_eq!(ask_tailscale(&path).await.unwrap(), ["100.64.0.9".parse::<IpAddr>().unwrap()]);
+        assert_eq!(
+            ask_tailscale(&path).await.unwrap(),
+            ["100.64.0.9".parse::<IpAddr>().unwrap()]
+        );
         let missing = ask_tailscale(&dir.path().join("none")).await;
         assert!(matches!(missing, Err(TailscaleError::Missing)));
     }

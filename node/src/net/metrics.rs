@@ -44,6 +44,29 @@ pub(crate) enum RefuseReason {
     Duplicate,
 }
 
+impl DropReason {
+    const ALL: [Self; 7] = [
+        Self::NoLane,
+        Self::QueueFull,
+        Self::TooLarge,
+        Self::GossipTooLarge,
+        Self::GossipBacklog,
+        Self::GossipPublish,
+        Self::Bulk,
+    ];
+}
+
+impl RefuseReason {
+    const ALL: [Self; 6] = [
+        Self::BadFrame,
+        Self::BadHello,
+        Self::ForeignVersion,
+        Self::Silent,
+        Self::Overflow,
+        Self::Duplicate,
+    ];
+}
+
 /// Which side opened the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub(crate) enum Direction {
@@ -91,14 +114,49 @@ impl Counters {
         let registry = registry.sub_registry_with_prefix("clawmesh_net");
         let c = counters.clone();
         registry.register("lanes", "Lanes that are up", c.lanes);
-        registry.register("clones", "Times two running nodes with one id were seen", c.clones);
-        registry.register("tailscale_bad", "Unusable answers of the Tailscale command", c.tailscale_bad);
-        registry.register("dropped", "Frames, messages and streams not delivered, by reason", c.dropped);
-        registry.register("refused", "Connections refused or closed by this node, by reason", c.refused);
-        registry.register("handshake_failed", "Connections whose handshake failed", c.handshake_failed);
+        registry.register(
+            "clones",
+            "Times two running nodes with one id were seen",
+            c.clones,
+        );
+        registry.register(
+            "tailscale_bad",
+            "Unusable answers of the Tailscale command",
+            c.tailscale_bad,
+        );
+        registry.register(
+            "dropped",
+            "Frames, messages and streams not delivered, by reason",
+            c.dropped,
+        );
+        registry.register(
+            "refused",
+            "Connections refused or closed by this node, by reason",
+            c.refused,
+        );
+        registry.register(
+            "handshake_failed",
+            "Connections whose handshake failed",
+            c.handshake_failed,
+        );
         registry.register("bytes", "Bytes of frames on lanes", c.bytes);
         registry.register("frames", "Frames on lanes", c.frames);
+        counters.show_zeros();
         counters
+    }
+
+    /// A series that only appears with the first trouble cannot be watched for it.
+    fn show_zeros(&self) {
+        for reason in DropReason::ALL {
+            drop(self.dropped.get_or_create(&Dropped { reason }));
+        }
+        for reason in RefuseReason::ALL {
+            drop(self.refused.get_or_create(&Refused { reason }));
+        }
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            drop(self.handshake_failed.get_or_create(&Way { direction }));
+            self.traffic(direction);
+        }
     }
 
     /// Counts one thing that was not delivered.
@@ -113,13 +171,18 @@ impl Counters {
 
     /// Counts one handshake that failed.
     pub(super) fn handshake(&self, direction: Direction) {
-        self.handshake_failed.get_or_create(&Way { direction }).inc();
+        self.handshake_failed
+            .get_or_create(&Way { direction })
+            .inc();
     }
 
     /// The counters of frames and of bytes in one direction, to be kept by a hot loop.
     pub(super) fn traffic(&self, direction: Direction) -> (Counter, Counter) {
         let way = Way { direction };
-        (self.frames.get_or_create_owned(&way), self.bytes.get_or_create_owned(&way))
+        (
+            self.frames.get_or_create_owned(&way),
+            self.bytes.get_or_create_owned(&way),
+        )
     }
 
     /// How often something was dropped for this reason.
@@ -137,6 +200,8 @@ impl Counters {
     /// How many handshakes failed in this direction.
     #[cfg(test)]
     pub(super) fn handshakes_failed(&self, direction: Direction) -> u64 {
-        self.handshake_failed.get_or_create(&Way { direction }).get()
+        self.handshake_failed
+            .get_or_create(&Way { direction })
+            .get()
     }
 }

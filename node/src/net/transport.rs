@@ -15,7 +15,11 @@ use libp2p::{
 ///
 /// # Errors
 /// The key pair cannot sign (never for ed25519).
-pub(super) fn build(keypair: &Keypair, key: [u8; 32], mesh_id: [u8; 32]) -> Result<Boxed<(PeerId, StreamMuxerBox)>, noise::Error> {
+pub(super) fn build(
+    keypair: &Keypair,
+    key: [u8; 32],
+    mesh_id: [u8; 32],
+) -> Result<Boxed<(PeerId, StreamMuxerBox)>, noise::Error> {
     let psk = PreSharedKey::new(key);
     let noise = noise::Config::new(keypair)?.with_prologue(mesh_id.to_vec());
     let mut yamux = yamux::Config::default();
@@ -77,7 +81,12 @@ fn innermost_kind(error: &io::Error) -> Option<io::ErrorKind> {
         };
     }
     // `Either` passes `source` on to what its arm wraps and so hides an i/o error that is the arm itself; its text still tells.
-    kind.or_else(|| error.to_string().contains("refused").then_some(io::ErrorKind::ConnectionRefused))
+    kind.or_else(|| {
+        error
+            .to_string()
+            .contains("refused")
+            .then_some(io::ErrorKind::ConnectionRefused)
+    })
 }
 
 fn meaningful(error: &io::Error) -> Option<io::ErrorKind> {
@@ -88,8 +97,15 @@ fn meaningful(error: &io::Error) -> Option<io::ErrorKind> {
 /// heartbeat finds dead peers, too.
 fn tune(stream: &tokio::net::TcpStream) {
     let socket = socket2::SockRef::from(stream);
-    let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(1)).with_interval(Duration::from_secs(1));
-    #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios"))]
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(1))
+        .with_interval(Duration::from_secs(1));
+    #[cfg(any(
+        target_os = "linux",
+        target_os = "android",
+        target_os = "macos",
+        target_os = "ios"
+    ))]
     let keepalive = keepalive.with_retries(2);
     if let Err(e) = socket.set_tcp_keepalive(&keepalive) {
         tracing::debug!(error = %e, "keepalive was not set");
