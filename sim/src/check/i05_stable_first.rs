@@ -1,0 +1,183 @@
+//! I5: an effect of a coordinator is seen only after the version that justifies it is stable in its epoch
+//! (W1), and *stable* is what the disks say, not what the coordinator believes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use clawmesh_protocol::{
+    ids::{Epoch, Peer, TaskId},
+    io::Event,
+    message::Message,
+    record::Rec,
+};
+
+use super::Check;
+use crate::oracle::{Disks, Entry, Fact};
+
+/// How long fewer than d holders must last before fewer copies are enough (W2), less the links' own
+/// delay: the oracle sees a link's end later than the coordinator may.
+const FEWER_MS: u64 = 2_500;
+
+/// What each epoch wrote and how far it is stable.
+pub(super) struct StableFirst {
+    copies: usize,
+    written: BTreeMap<Epoch, Writes>,
+    joined: BTreeMap<Epoch, BTreeMap<usize, u64>>,
+    links: BTreeMap<(usize, Peer), u64>,
+}
+
+#[derive(Default)]
+struct Writes {
+    stable: u64,
+    by_seq: BTreeMap<u64, Arc<Rec>>,
+    by_id: BTreeMap<TaskId, Vec<u64>>,
+}
+
+impl StableFirst {
+    /// For a mesh with this d.
+    pub(super) fn new(copies: usize) -> Self {
+        Self { copies, written: BTreeMap::new(), joined: BTreeMap::new(), links: BTreeMap::new() }
+    }
+
+    fn wrote(&mut self, node: usize, rec: &Arc<Rec>, disks: &Disks) {
+        if disks.node(rec.ver.epoch.peer) == Some(node) {
+            let w = self.written.entry(rec.ver.epoch).or_default();
+            if w.by_seq.insert(rec.ver.seq, rec.clone()).is_none() {
+                w.by_id.entry(rec.id).or_default().push(rec.ver.seq);
+            }
+        }
+    }
+
+    fn stable(&mut self, e: &Entry, epoch: Epoch, seq: u64, copies: u32, disks: &Disks) -> Result<(), String> {
+        self.enough(e, epoch, copies, disks)?;
+        let w = self.written.entry(epoch).or_default();
+        for (s, rec) in w.by_seq.range(w.stable + 1..=seq.max(w.stable)) {
+            let has = |d: &&crate::oracle::Disk| d.recs.get(&rec.id).is_some_and(|r| r.ver >= rec.ver) || d.outbox.contains(&rec.id);
+            let destroyed = disks.now.iter().filter(|d| d.destroyed).count();
+            let n = disks.now.iter().filter(has).count();
+            if n + destroyed < copies as usize {
+                return Err(format!("write {s} of {epoch:?} ({}) is called stable on {copies} disks, {n} have it", rec.id));
+            }
+        }
+        w.stable = w.stable.max(seq);
+        Ok(())
+    }
+
+    /// Fewer than d copies are enough only while fewer than d holders are joined (W2).
+    fn enough(&self, e: &Entry, epoch: Epoch, copies: u32, disks: &Disks) -> Result<(), String> {
+        if copies as usize >= self.copies {
+            return Ok(());
+        }
+        let long_up = |n: &usize, since: u64| {
+            let up = disks.peers.get(*n).and_then(|p| self.links.get(&(e.node, *p)));
+            up.is_some_and(|t| (*t).max(since) + FEWER_MS < e.at)
+        };
+        let joined = self.joined.get(&epoch).map_or(0, |j| j.iter().filter(|(n, t)| **n != e.node && long_up(n, **t)).count());
+        if joined + 1 > copies as usize {
+            return Err(format!("{copies} copies were called enough in {epoch:?} while {} holders were joined", joined + 1));
+        }
+        Ok(())
+    }
+
+    fn any(&self, epoch: Epoch, id: &TaskId, fits: impl Fn(&Rec) -> bool) -> bool {
+        self.written.get(&epoch).is_some_and(|w| {
+            let seqs = w.by_id.get(id).into_iter().flatten();
+            seqs.filter(|s| **s <= w.stable).any(|s| w.by_seq.get(s).is_some_and(|r| fits(r)))
+        })
+    }
+
+    fn effect(&self, m: &Message, serving: Option<Epoch>) -> Result<(), String> {
+        let mine = serving.unwrap_or_default();
+        let (ok, what) = match m {
+            Message::Assign(a) => (self.any(a.epoch, &a.id, |r| r.live.iter().any(|l| l.attempt == a.attempt)), a.id),
+            Message::Kill(k) => (self.any(k.epoch, &k.id, |r| r.cancel || r.live.iter().all(|l| l.attempt != k.attempt)), k.id),
+            Message::Deliver(d) => (self.any(d.epoch, &d.id, |r| r.outcome.as_ref() == Some(&d.outcome)), d.id),
+            Message::SubmitAck(s) => (self.any(s.epoch, &s.id, |_| true), s.id),
+            Message::ReportAck(r) => (self.any(mine, &r.id, |x| x.live.iter().all(|l| l.attempt != r.attempt)), r.id),
+            Message::Settled(s) => match s.ids.iter().find(|id| !self.any(s.epoch, id, |r| r.delivered)) {
+                Some(id) => (false, *id),
+                None => return Ok(()),
+            },
+            _ => return Ok(()),
+        };
+        if ok { Ok(()) } else { Err(format!("{} of {what} left before a version that justifies it was stable", m.name())) }
+    }
+}
+
+impl Check for StableFirst {
+    fn name(&self) -> &'static str {
+        "I5"
+    }
+    fn see(&mut self, e: &Entry, disks: &Disks) -> Result<(), String> {
+        match &e.fact {
+            Fact::Batch(p) => p.recs.iter().for_each(|(r, _)| self.wrote(e.node, r, disks)),
+            Fact::Link(p, true) => {
+                self.links.insert((e.node, *p), e.at);
+            }
+            Fact::Link(p, false) => {
+                self.links.remove(&(e.node, *p));
+            }
+            Fact::Boot { .. } => self.links.retain(|(n, _), _| *n != e.node),
+            Fact::Event(Event::Joined(epoch, p)) => {
+                if let Some(n) = disks.node(*p) {
+                    self.joined.entry(*epoch).or_default().insert(n, e.at);
+                }
+            }
+            Fact::Event(Event::Stable { epoch, seq, copies, .. }) => return self.stable(e, *epoch, *seq, *copies, disks),
+            Fact::Sent(_, m) => {
+                let me = disks.peers.get(e.node).copied();
+                let mine = self.written.keys().rev().find(|x| Some(x.peer) == me).copied();
+                return self.effect(m, mine);
+            }
+            Fact::Started(id, a) if !self.any(a.epoch, id, |r| r.live.iter().any(|l| l.attempt == *a)) => {
+                return Err(format!("{id} attempt {a:?} started before it was stable"));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clawmesh_protocol::message::SubmitAck;
+
+    use super::*;
+    use crate::check::fixture::*;
+
+    fn stable(copies: u32) -> (usize, Fact) {
+        (0, Fact::Event(Event::Stable { epoch: epoch(1, 0), seq: 1, copies, took_ms: 0 }))
+    }
+
+    fn ack() -> (usize, Fact) {
+        let m = SubmitAck { id: task(1), copies: 2, epoch: epoch(1, 0), ext: Default::default() };
+        (0, Fact::Sent(peer(1), Arc::new(Message::SubmitAck(m))))
+    }
+
+    #[test]
+    fn an_effect_before_stability_and_a_false_stability_are_caught() {
+        let put = |n| (n, batch(1, vec![rec(task(1), epoch(1, 0), 1)]));
+        let on_disk = |n| (n, Fact::Durable(1));
+        let good = vec![put(0), on_disk(0), put(1), on_disk(1), stable(2), ack()];
+        assert_eq!(judge(StableFirst::new(2), good), None);
+        let early = vec![put(0), on_disk(0), put(1), on_disk(1), ack()];
+        assert!(judge(StableFirst::new(2), early).is_some());
+        let false_stable = vec![put(0), on_disk(0), put(1), stable(2)];
+        assert!(judge(StableFirst::new(2), false_stable).is_some());
+    }
+
+    #[test]
+    fn one_copy_is_not_enough_while_a_second_holder_is_joined() {
+        let log = |joined: bool| {
+            let mut c = StableFirst::new(2);
+            let disks = Disks::new((0..2).map(peer).collect());
+            c.links.insert((0, peer(1)), 0);
+            if joined {
+                c.joined.insert(epoch(1, 0), BTreeMap::from([(1, 0)]));
+            }
+            let e = Entry { at: 10_000, node: 0, fact: stable(1).1 };
+            c.see(&e, &disks).is_err()
+        };
+        assert_eq!([false, true].map(log), [false, true]);
+    }
+}
