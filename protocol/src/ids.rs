@@ -178,10 +178,19 @@ wire_tuple!(TaskId { origin, inc, seq });
 impl TaskId {
     /// The 80 bits of BLAKE3 that people see and type.
     pub fn short(&self) -> ShortId {
-        let h = Hash::of(&crate::codec::encode(self));
+        let h = Hash::of(&self.key());
         let mut s = [0; 10];
         s.copy_from_slice(&h.0[..10]);
         ShortId(s)
+    }
+    /// Fixed-length form in the order of ids: peer, store, incarnation, sequence.
+    pub fn key(&self) -> [u8; 56] {
+        let mut k = [0; 56];
+        k[..32].copy_from_slice(&self.origin.peer.0);
+        k[32..40].copy_from_slice(&self.origin.store.to_be_bytes());
+        k[40..48].copy_from_slice(&self.inc.to_be_bytes());
+        k[48..].copy_from_slice(&self.seq.to_be_bytes());
+        k
     }
     /// The part that floors compare.
     pub fn place(&self) -> (u64, u64) {

@@ -59,6 +59,8 @@ pub struct Exit {
     pub why: String,
     /// An encoded [`Captured`], durable when it is a blob.
     pub data: Data,
+    /// How long it ran, ms.
+    pub ran_ms: u64,
 }
 
 /// Encodes what a process wrote.

@@ -97,6 +97,8 @@ wire_struct! {
         6 => data: Data,
         /// Wall clock ms, for people.
         7 => ended_at: u64,
+        /// How long the process ran, ms: steers how many short tasks a worker is given ahead.
+        8 => ran_ms: u64,
     }
 }
 

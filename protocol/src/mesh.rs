@@ -1,0 +1,846 @@
+//! The composition: one node's whole state, and the only entry to it.
+//!
+//! Call [`Mesh::handle`] with everything that happens, and do what it gives back, through a
+//! [`crate::gate::Gate`].  The mechanisms live in their own files as further `impl Mesh` blocks:
+//! `election`, `writes`, `takeover`, `schedule`, `origin`, `worker`, `query`.
+
+use alloc::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    string::String,
+    vec::Vec,
+};
+
+use rand_core::{Rng as _, SeedableRng as _};
+use rand_xoshiro::Xoshiro256PlusPlus;
+
+use crate::{
+    codec,
+    config::{Config, PROTO, TILT_MS, WAKE_MAX_MS},
+    election::{Leader, Round},
+    face::Facts,
+    ids::{Epoch, Hash, Origin, Peer, TaskId, Ver},
+    io::{Batch, Event, Input, Output, Recovered},
+    message::{Advert, Floor, Gossip, Message, Rank, Settings},
+    origin::Outbox,
+    query::Asks,
+    record::Rec,
+    schedule::Key,
+    skill::Catalogue,
+    table::Table,
+    time::{AwakeClock, Now},
+    view::{Remembered, View},
+    wire_struct,
+    worker::Worker,
+    writes::Coord,
+};
+
+wire_struct! {
+    /// What must survive in the side file, apart from store and boot numbers.
+    pub struct Side {
+        /// The highest epoch promised; never falls (I1).
+        1 => promised: Epoch,
+        /// The highest version acknowledged, at most a second old (D3).
+        2 => hw: Ver,
+        /// The last incarnation used in task ids.
+        3 => inc: u64,
+    }
+}
+
+/// A short look inside, for checkers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probe {
+    /// The durable or about-to-be-durable promise.
+    pub promised: Epoch,
+    /// The epoch this node serves or follows.
+    pub epoch: Option<Epoch>,
+    /// Its leader, itself included.
+    pub leader: Option<Peer>,
+    /// It may cause effects.
+    pub serving: bool,
+    /// Highest stable write of its own epoch; 0 when it does not coordinate.
+    pub stable_seq: u64,
+    /// Root digest.
+    pub root: u128,
+    /// Records.
+    pub count: usize,
+    /// Tasks submitted here without a result.
+    pub outbox_open: usize,
+    /// Attempts known to the worker that have not ended.
+    pub running: usize,
+    /// It is a synced replica of this epoch, or the coordinator.
+    pub synced: bool,
+}
+
+/// One node of the mesh.
+#[derive(Debug)]
+pub struct Mesh {
+    pub(crate) cfg: Config,
+    pub(crate) me: Peer,
+    pub(crate) store: u64,
+    pub(crate) boot: u64,
+    pub(crate) rng: Xoshiro256PlusPlus,
+
+    clock: AwakeClock,
+    /// Awake ms.
+    pub(crate) now: u64,
+    /// Reading minus awake ms.
+    skipped: u64,
+    pub(crate) wall: u64,
+    pub(crate) tilt_until: u64,
+    /// Awake ms of the next tick asked for.
+    wake: u64,
+    told_wake: u64,
+
+    out: Vec<Output>,
+    puts: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    side_dirty: bool,
+    next_no: u64,
+    pub(crate) durable: u64,
+    /// Messages to itself, by the batch they wait for.
+    own: BTreeMap<u64, VecDeque<Message>>,
+
+    pub(crate) side: Side,
+    hw_at: u64,
+    pub(crate) top: Ver,
+    tops: VecDeque<(u64, Ver)>,
+    durable_top: Ver,
+    pub(crate) store_bad: bool,
+    pub(crate) full: bool,
+    pub(crate) leaving: bool,
+    pub(crate) left: Option<u64>,
+    pub(crate) leave_req: Option<u64>,
+
+    pub(crate) view: View,
+    pub(crate) facts: Facts,
+    pub(crate) facts_at: u64,
+    pub(crate) catalogue: Catalogue,
+    pub(crate) draining: bool,
+    advert_at: u64,
+    advert_beat: u64,
+
+    pub(crate) leader: Option<Leader>,
+    pub(crate) round: Option<Round>,
+    pub(crate) round_no: u64,
+    pub(crate) election_at: Option<u64>,
+    pub(crate) wait_higher: Option<(Peer, u64)>,
+    pub(crate) rejects: u32,
+    pub(crate) alone_since: Option<u64>,
+    pub(crate) no_candidate_since: Option<u64>,
+    pub(crate) joins_sent: BTreeMap<Peer, u64>,
+    /// This node holds everything its leader holds, as of a write of the current epoch.
+    pub(crate) synced: bool,
+    pub(crate) acks: VecDeque<PendingAck>,
+    pub(crate) acked_upto: u64,
+    pub(crate) inventory_at: Option<u64>,
+
+    pub(crate) table: Table,
+    pub(crate) floors: BTreeMap<Origin, (u64, u64)>,
+    pub(crate) settings: Option<Settings>,
+    pub(crate) blobs: BTreeSet<Hash>,
+    pub(crate) fetching: BTreeMap<Hash, u64>,
+    pub(crate) parked: BTreeMap<Hash, Vec<(Peer, Message)>>,
+
+    pub(crate) co: Option<Coord>,
+    pub(crate) outbox: Outbox,
+    pub(crate) worker: Worker,
+    pub(crate) asks: Asks,
+}
+
+/// An `Ack` that waits for blobs (W4).
+#[derive(Debug)]
+pub(crate) struct PendingAck {
+    pub(crate) upto: u64,
+    pub(crate) blobs: BTreeSet<Hash>,
+}
+
+impl Mesh {
+    /// A node from what its store gave back.  `seed` feeds all its randomness.
+    pub fn new(cfg: Config, recovered: Recovered, now: Now, seed: u64, out: &mut Vec<Output>) -> Self {
+        let side = recovered.side.as_deref().and_then(|b| codec::decode::<Side>(b).ok()).unwrap_or(Side {
+            promised: Epoch::ZERO,
+            hw: Ver::default(),
+            inc: 0,
+            ext: Default::default(),
+        });
+        let mut clock = AwakeClock::default();
+        let (awake, _) = clock.advance(now.ms);
+        let slots = cfg.slots;
+        let me = cfg.peer;
+        let mut m = Self {
+            me,
+            store: recovered.store,
+            boot: recovered.boot,
+            rng: Xoshiro256PlusPlus::seed_from_u64(seed),
+            clock,
+            now: awake,
+            skipped: 0,
+            wall: now.wall_ms,
+            tilt_until: 0,
+            wake: awake,
+            told_wake: 0,
+            out: Vec::new(),
+            puts: BTreeMap::new(),
+            side_dirty: false,
+            next_no: 1,
+            durable: 0,
+            own: BTreeMap::new(),
+            side,
+            hw_at: 0,
+            top: Ver::default(),
+            tops: VecDeque::new(),
+            durable_top: Ver::default(),
+            store_bad: false,
+            full: false,
+            leaving: false,
+            left: None,
+            leave_req: None,
+            view: View::default(),
+            facts: Facts::default(),
+            facts_at: awake,
+            catalogue: Catalogue::empty(),
+            draining: false,
+            advert_at: 0,
+            advert_beat: 0,
+            leader: None,
+            round: None,
+            round_no: 0,
+            election_at: None,
+            wait_higher: None,
+            rejects: 0,
+            alone_since: None,
+            no_candidate_since: None,
+            joins_sent: BTreeMap::new(),
+            synced: false,
+            acks: VecDeque::new(),
+            acked_upto: 0,
+            inventory_at: None,
+            table: Table::new(),
+            floors: BTreeMap::new(),
+            settings: None,
+            blobs: recovered.blobs,
+            fetching: BTreeMap::new(),
+            parked: BTreeMap::new(),
+            co: None,
+            outbox: Outbox::default(),
+            worker: Worker::new(slots),
+            asks: Asks::default(),
+            cfg,
+        };
+        m.load(recovered.entries, recovered.quarantined);
+        m.side.inc = m.side.inc.saturating_add(1).max(m.own_floor().map_or(0, |f| f.0) + 1).max(now.wall_ms);
+        m.side_dirty = true;
+        m.synced = m.table.len() > 0;
+        m.outbox.start(Origin { peer: m.me, store: m.store }, m.side.inc);
+        m.advert_at = m.now;
+        m.finish(out);
+        m
+    }
+
+    fn load(&mut self, entries: Vec<(Vec<u8>, Vec<u8>)>, quarantined: bool) {
+        for (key, value) in entries {
+            let ok = match Key::parse(&key) {
+                Some(Key::Task) => crate::record::decode_rec(&value).map(|r| self.load_rec(r, value, quarantined)).is_ok(),
+                Some(Key::Floor) => codec::decode::<Floor>(&value).map(|f| self.floors.insert(f.origin, (f.inc, f.seq))).is_ok(),
+                Some(Key::Settings) => codec::decode::<Settings>(&value).map(|s| self.settings = Some(s)).is_ok(),
+                Some(Key::Member(p)) => codec::decode::<Remembered>(&value)
+                    .map(|r| {
+                        let m = self.view.entry(p);
+                        m.name = r.name;
+                        m.ever = r.skills.into_iter().collect();
+                    })
+                    .is_ok(),
+                Some(Key::Outbox) => self.outbox.load(&value).is_ok(),
+                Some(Key::Run) => self.load_run(&value, quarantined).is_ok(),
+                // The mark may be above every record that is left: deleted ones counted too.
+                Some(Key::Meta) => codec::decode::<Ver>(&value).map(|v| self.top = self.top.max(v)).is_ok(),
+                None => false,
+            };
+            if !ok {
+                self.event(Event::Alarm("unreadable_entry"));
+            }
+        }
+    }
+
+    fn load_rec(&mut self, rec: Rec, bytes: Vec<u8>, _quarantined: bool) {
+        self.top = self.top.max(rec.ver);
+        self.table.put(rec, bytes);
+    }
+
+    /// Takes one input and appends what to do.  Never panics on foreign input; never blocks.
+    pub fn handle(&mut self, now: Now, input: Input, out: &mut Vec<Output>) {
+        self.advance(now);
+        match input {
+            Input::Tick => {}
+            Input::Message(from, msg) => self.on_message(from, msg),
+            Input::Gossip(from, msg) => self.on_gossip(from, msg),
+            Input::Up(p) => self.on_up(p),
+            Input::Closed(p) => self.on_closed(p),
+            Input::Down(p, refused) => self.on_down(p, refused),
+            Input::Silent(p) => self.on_silent(p),
+            Input::Heard(p) => self.on_heard(p),
+            Input::Persisted(no) => self.on_persisted(no),
+            Input::StoreBad => self.on_store_bad(),
+            Input::Full(full) => self.full = full,
+            Input::Blob(hash, ok) => self.on_blob(hash, ok),
+            Input::Command(req, cmd) => self.on_command(req, cmd),
+            Input::Exited(id, attempt, exit) => self.on_exited(id, attempt, exit),
+            Input::Facts(f) => {
+                self.facts = f;
+                self.facts_at = self.now;
+            }
+            Input::Skills(c) => self.on_skills(c),
+        }
+        self.drain_own();
+        if self.now >= self.wake {
+            self.wake = self.now + WAKE_MAX_MS;
+            self.on_tick();
+            self.drain_own();
+        }
+        self.finish(out);
+    }
+
+    fn advance(&mut self, now: Now) {
+        let (awake, cut) = self.clock.advance(now.ms);
+        self.now = awake;
+        self.skipped += cut;
+        self.wall = now.wall_ms;
+        if cut > 0 {
+            // L1: asleep or stopped.  Every deadline has moved by the gap already, because they are in
+            // awake time; what remains is to distrust our own view of the others for a while.
+            self.tilt_until = self.now + TILT_MS;
+            self.event(Event::Tilt(cut));
+            self.after_gap();
+        }
+    }
+
+    pub(crate) fn tilted(&self) -> bool {
+        self.now < self.tilt_until
+    }
+
+    fn on_tick(&mut self) {
+        self.tick_election();
+        self.tick_coord();
+        self.tick_worker();
+        self.tick_origin();
+        self.tick_asks();
+        if self.now >= self.advert_at {
+            self.publish_advert();
+        }
+        self.wake_at(self.advert_at);
+    }
+
+    fn on_message(&mut self, from: Peer, msg: Message) {
+        if from != self.me {
+            let m = self.view.entry(from);
+            m.heard_at = self.now;
+        }
+        match msg {
+            Message::Advert(a) => self.on_advert(from, a),
+            Message::Hb(h) => self.on_hb(from, h),
+            Message::HbAck(a) => self.on_hb_ack(from, a),
+            Message::Pre(p) => self.on_pre(from, p),
+            Message::PreLeader(p) => self.on_pre_leader(from, p),
+            Message::PreHigher(p) => self.on_pre_higher(from, p),
+            Message::PreOk(p) => self.on_pre_ok(from, p),
+            Message::Claim(c) => self.on_claim(from, c),
+            Message::Reject(r) => self.on_reject(from, r),
+            Message::Follow(f) => self.on_follow(from, f),
+            Message::Join(j) => self.on_join(from, j.n),
+            Message::Rival(r) => self.on_rival(from, r),
+            Message::Pull(p) => self.on_pull(from, p),
+            Message::PullResp(p) => self.on_pull_resp(from, p),
+            Message::Write(w) => self.on_write(from, w),
+            Message::Ack(a) => self.on_ack(from, a),
+            Message::Release(r) => self.on_release(from, r),
+            Message::Submit(s) => self.on_submit(from, s),
+            Message::SubmitAck(a) => self.on_submit_ack(from, a),
+            Message::SubmitRefused(r) => self.on_submit_refused(from, r),
+            Message::Assign(a) => self.on_assign(from, a),
+            Message::Refuse(r) => self.on_refuse(from, r),
+            Message::Report(r) => self.on_report(from, r),
+            Message::ReportAck(a) => self.on_report_ack(from, a),
+            Message::Kill(k) => self.on_kill(from, k),
+            Message::Inventory(i) => self.on_inventory(from, i),
+            Message::Deliver(d) => self.on_deliver(from, d),
+            Message::Delivered(d) => self.on_delivered(from, d),
+            Message::Settled(s) => self.on_settled(from, s),
+            Message::Offer(o) => self.on_offer(from, o.ids),
+            Message::Want(w) => self.on_want(from, w.ids),
+            Message::Cancel(c) => self.on_cancel(from, c),
+            Message::CancelAck(c) => self.on_cancel_ack(from, c),
+            Message::Query(q) => self.on_query(from, q),
+            Message::Answer(a) => self.on_answer(from, a),
+            Message::SetStrategy(s) => self.on_set_strategy(from, s),
+            Message::SettingsAck(a) => self.on_settings_ack(a.req),
+            Message::Bye(b) => self.on_bye(from, b),
+            Message::Busy(b) => self.on_busy(from, b),
+            Message::NotCoordinator(n) => self.on_not_coordinator(from, n),
+            Message::WantCatalogue(w) => self.on_want_catalogue(from, w.hash),
+            Message::Catalogue(c) => self.on_catalogue(from, c.catalogue),
+            Message::Unknown(..) => self.event(Event::Dropped("unknown_message")),
+        }
+    }
+
+    fn on_gossip(&mut self, from: Peer, msg: Gossip) {
+        if from == self.me {
+            return;
+        }
+        match msg {
+            Gossip::Hb(h) => self.on_hb(from, h),
+            Gossip::Advert(a) => self.on_advert(from, a),
+            Gossip::Unknown(..) => self.event(Event::Dropped("unknown_gossip")),
+        }
+    }
+
+    // ---- links ----
+
+    fn on_up(&mut self, p: Peer) {
+        let now = self.now;
+        let m = self.view.entry(p);
+        (m.linked, m.silent, m.heard_at) = (true, false, now);
+        m.asked = None;
+        self.event(Event::Member(p, "up"));
+        let advert = self.advert();
+        self.send(p, Message::Advert(advert));
+        self.link_up_election(p);
+        self.link_up_origin(p);
+    }
+
+    fn on_closed(&mut self, p: Peer) {
+        self.unlink(p, "closed");
+    }
+
+    fn unlink(&mut self, p: Peer, how: &'static str) {
+        let m = self.view.entry(p);
+        if m.linked {
+            (m.linked, m.silent) = (false, false);
+            self.event(Event::Member(p, how));
+        }
+        self.coord_unlink(p);
+        self.election_unlink(p);
+    }
+
+    fn on_down(&mut self, p: Peer, _refused: bool) {
+        self.unlink(p, "down");
+        self.suspect_link(p);
+    }
+
+    fn on_silent(&mut self, p: Peer) {
+        let m = self.view.entry(p);
+        if m.linked && !m.silent {
+            m.silent = true;
+            self.event(Event::Member(p, "silent"));
+            self.suspect_link(p);
+        }
+    }
+
+    fn on_heard(&mut self, p: Peer) {
+        let now = self.now;
+        let m = self.view.entry(p);
+        m.heard_at = now;
+        if m.silent {
+            m.silent = false;
+            self.event(Event::Member(p, "heard"));
+        }
+    }
+
+    fn on_bye(&mut self, from: Peer, b: crate::message::Bye) {
+        let m = self.view.entry(from);
+        m.bye = Some(b.boot);
+        self.event(Event::Member(from, "bye"));
+        self.coord_bye(from, b.boot);
+        self.suspect_link(from);
+    }
+
+    // ---- adverts and skills ----
+
+    /// Period of member adverts, ms: clamp(N/10 s, 2 s, 30 s).
+    pub(crate) fn advert_period(&self) -> u64 {
+        (self.view.members.len() as u64 * 100).clamp(2_000, 30_000)
+    }
+
+    fn advert(&mut self) -> Advert {
+        self.advert_beat += 1;
+        let f = &self.facts;
+        Advert {
+            peer: self.me,
+            boot: self.boot,
+            store: self.store,
+            name: self.cfg.name.clone(),
+            prio: self.cfg.prio,
+            eligible: self.eligible(),
+            synced: self.rank().synced,
+            slots: self.cfg.slots,
+            running: u32::try_from(self.worker.running()).unwrap_or(u32::MAX),
+            draining: self.draining || self.leaving,
+            commands: self.cfg.commands,
+            labels: self.cfg.labels.clone(),
+            skills: self.catalogue.hash(),
+            floor: self.own_floor().map(|(inc, seq)| Floor { origin: Origin { peer: self.me, store: self.store }, inc, seq }),
+            host: f.host.clone(),
+            platform: f.platform.clone(),
+            arch: f.arch.clone(),
+            addresses: f.addresses.iter().take(16).cloned().collect(),
+            cpus: f.cpus,
+            cpu_percent: f.cpu_percent,
+            memory_mib: f.memory_mib,
+            memory_free_mib: f.memory_free_mib,
+            disk_mib: f.disk_mib,
+            disk_free_mib: f.disk_free_mib,
+            age_ms: self.now - self.facts_at,
+            version: self.cfg.version.clone(),
+            proto_min: PROTO,
+            proto_max: PROTO,
+            beat: self.advert_beat,
+            ext: Default::default(),
+        }
+    }
+
+    /// Gossips the advert now and plans the next.
+    pub(crate) fn publish_advert(&mut self) {
+        let period = self.advert_period();
+        self.advert_at = self.now + period * 8 / 10 + self.below(period * 4 / 10);
+        let a = self.advert();
+        let after = 0;
+        self.out.push(Output::Publish { msg: Gossip::Advert(a), after });
+    }
+
+    /// The next tick publishes the advert: something in it changed.
+    pub(crate) fn advert_soon(&mut self) {
+        self.advert_at = self.advert_at.min(self.now + 100);
+        self.wake_at(self.advert_at);
+    }
+
+    fn on_advert(&mut self, from: Peer, a: Advert) {
+        if a.peer != from || a.name.len() > 256 || a.labels.len() > 64 || a.addresses.len() > 16 {
+            return self.event(Event::Dropped("advert"));
+        }
+        let now = self.now;
+        let m = self.view.entry(from);
+        if m.advert.as_ref().is_some_and(|old| (old.boot, old.beat) >= (a.boot, a.beat)) {
+            return;
+        }
+        if m.bye.is_some_and(|b| b < a.boot) {
+            m.bye = None;
+        }
+        let hash = a.skills;
+        let renamed = m.name != a.name;
+        m.name.clone_from(&a.name);
+        (m.advert_at, m.heard_at) = (now, now);
+        let floor = a.floor;
+        m.facts = crate::view::facts(&a);
+        m.advert = Some(a);
+        let have = m.catalogue.as_ref().map(Catalogue::hash);
+        let ask = m.linked && have != Some(hash) && m.asked != Some(hash);
+        if ask {
+            m.asked = Some(hash);
+        }
+        if renamed {
+            self.remember(from);
+        }
+        if ask {
+            self.send(from, Message::WantCatalogue(crate::message::WantCatalogue { hash, ext: Default::default() }));
+        }
+        if let Some(f) = floor.filter(|f| f.origin.peer == from) {
+            self.raise_floor(f);
+        }
+        self.capacity_changed();
+    }
+
+    fn on_want_catalogue(&mut self, from: Peer, _hash: Hash) {
+        let catalogue = self.catalogue.clone();
+        self.send(from, Message::Catalogue(crate::message::CatalogueMsg { catalogue, ext: Default::default() }));
+    }
+
+    fn on_catalogue(&mut self, from: Peer, c: Catalogue) {
+        if c.skills.len() > crate::skill::SKILLS_MAX {
+            return self.event(Event::Dropped("catalogue"));
+        }
+        let m = self.view.entry(from);
+        m.runnable = c.skills.iter().filter(|s| s.runnable).map(|s| s.name.clone()).collect();
+        let before = m.ever.len();
+        for s in c.skills.iter().take(100) {
+            if m.ever.len() < 100 {
+                m.ever.insert(s.name.clone());
+            }
+        }
+        let grew = m.ever.len() != before;
+        m.asked = None;
+        m.catalogue = Some(c);
+        if grew {
+            self.remember(from);
+        }
+        self.capacity_changed();
+    }
+
+    fn on_skills(&mut self, mut c: Catalogue) {
+        c.skills.truncate(crate::skill::SKILLS_MAX);
+        if c.hash() != self.catalogue.hash() {
+            self.worker.runnable = c.skills.iter().filter(|s| s.runnable).map(|s| s.name.clone()).collect();
+            self.catalogue = c;
+            self.advert_soon();
+            self.capacity_changed();
+        }
+    }
+
+    fn remember(&mut self, p: Peer) {
+        let Some(m) = self.view.get(&p) else { return };
+        let r = Remembered { name: m.name.clone(), skills: m.ever.iter().cloned().collect(), ext: Default::default() };
+        self.put(Key::member(p), codec::encode(&r));
+    }
+
+    // ---- time and randomness ----
+
+    /// A tick is needed at this awake time.
+    pub(crate) fn wake_at(&mut self, t: u64) {
+        self.wake = self.wake.min(t.max(self.now + 1));
+    }
+
+    /// Uniform in `0..n`; 0 when `n` is 0.
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
+        if n == 0 { 0 } else { self.rng.next_u64() % n }
+    }
+
+    // ---- effects ----
+
+    pub(crate) fn event(&mut self, e: Event) {
+        self.out.push(Output::Event(e));
+    }
+
+    pub(crate) fn output(&mut self, o: Output) {
+        self.out.push(o);
+    }
+
+    /// Sends at once.
+    pub(crate) fn send(&mut self, to: Peer, msg: Message) {
+        self.send_after(to, msg, 0);
+    }
+
+    /// Sends when everything written so far, in this step too, is durable (D1).
+    pub(crate) fn send_durable(&mut self, to: Peer, msg: Message) {
+        let after = self.last_no();
+        self.send_after(to, msg, after);
+    }
+
+    fn send_after(&mut self, to: Peer, msg: Message, after: u64) {
+        if to == self.me {
+            self.own.entry(after).or_default().push_back(msg);
+        } else {
+            self.out.push(Output::Send { to, msg, after });
+        }
+    }
+
+    /// The number of the last batch, the one being collected included.
+    pub(crate) fn last_no(&self) -> u64 {
+        if self.puts.is_empty() && !self.side_dirty { self.next_no - 1 } else { self.next_no }
+    }
+
+    pub(crate) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.puts.insert(key, Some(value));
+    }
+
+    pub(crate) fn delete(&mut self, key: Vec<u8>) {
+        self.puts.insert(key, None);
+    }
+
+    /// Persists a new promise (I1: only upwards).
+    pub(crate) fn promise(&mut self, e: Epoch) {
+        if e > self.side.promised {
+            self.side.promised = e;
+            self.side_dirty = true;
+        }
+    }
+
+    fn on_persisted(&mut self, no: u64) {
+        self.durable = self.durable.max(no);
+        while self.tops.front().is_some_and(|(n, _)| *n <= no) {
+            if let Some((_, top)) = self.tops.pop_front() {
+                self.durable_top = self.durable_top.max(top);
+            }
+        }
+        self.coord_persisted();
+    }
+
+    /// Handles messages to itself whose batch is durable.  Bounded: each round only handles what was
+    /// there when it began, a few rounds at most; the rest waits for the next input.
+    fn drain_own(&mut self) {
+        for _ in 0..8 {
+            let mut ready = VecDeque::new();
+            while let Some(first) = self.own.first_entry() {
+                if *first.key() > self.durable {
+                    break;
+                }
+                ready.append(&mut first.remove());
+            }
+            if ready.is_empty() {
+                break;
+            }
+            let me = self.me;
+            for msg in ready {
+                self.on_message(me, msg);
+            }
+        }
+        if self.own.first_key_value().is_some_and(|(no, _)| *no <= self.durable) {
+            self.wake_at(self.now);
+        }
+    }
+
+    fn on_store_bad(&mut self) {
+        if !self.store_bad {
+            self.store_bad = true;
+            self.event(Event::Alarm("store_bad"));
+            self.step_down("the store refuses writes");
+        }
+    }
+
+    /// Ends a step: places what can be placed, fills the replicas' windows, seals the batch.
+    fn finish(&mut self, out: &mut Vec<Output>) {
+        self.schedule();
+        self.drain_own();
+        self.replicate();
+        let no = self.last_no();
+        self.coord_sealed(no);
+        if !self.puts.is_empty() || self.side_dirty {
+            self.seal();
+        }
+        if no <= self.durable {
+            // Nothing of this step needs the disk.
+            self.coord_persisted();
+            self.drain_own();
+        }
+        let raw = self.wake + self.skipped;
+        if raw != self.told_wake {
+            self.told_wake = raw;
+            self.out.push(Output::WakeAt(raw));
+        }
+        out.append(&mut self.out);
+    }
+
+    fn seal(&mut self) {
+        let no = self.next_no;
+        self.next_no += 1;
+        let mut batch = Batch { no, ..Batch::default() };
+        if self.puts.keys().any(|k| k.first() == Some(&b't')) {
+            // The high-water mark: in every batch with records, and at most once a second in the side
+            // file, so that a store that lost its tail is noticed at the next start (D3).
+            self.puts.insert(b"meta/hw".to_vec(), Some(codec::encode(&self.top)));
+            self.tops.push_back((no, self.top));
+        }
+        if self.durable_top > self.side.hw && self.now >= self.hw_at + 1_000 {
+            self.side.hw = self.durable_top;
+            self.hw_at = self.now;
+            self.side_dirty = true;
+        }
+        for (key, value) in core::mem::take(&mut self.puts) {
+            match value {
+                Some(v) => batch.puts.push((key, v)),
+                None => batch.dels.push(key),
+            }
+        }
+        if self.side_dirty {
+            self.side_dirty = false;
+            batch.side = Some(codec::encode(&self.side));
+        }
+        // Before everything else of this step: what depends on it waits behind it.
+        self.out.insert(0, Output::Persist(batch));
+    }
+
+    // ---- small questions ----
+
+    /// This node's rank.
+    pub(crate) fn rank(&self) -> Rank {
+        let synced = self.co.as_ref().is_some_and(Coord::serving) || self.synced;
+        Rank { synced, prio: self.cfg.prio, peer: self.me }
+    }
+
+    /// May this node coordinate now (E2)?
+    pub(crate) fn eligible(&self) -> bool {
+        self.cfg.can_lead && !self.store_bad && !self.leaving && !self.tilted()
+    }
+
+    pub(crate) fn own_floor(&self) -> Option<(u64, u64)> {
+        self.floors.get(&Origin { peer: self.me, store: self.store }).copied()
+    }
+
+    /// Is the id at or below its origin's floor (G2)?
+    pub(crate) fn below_floor(&self, id: &TaskId) -> bool {
+        self.floors.get(&id.origin).is_some_and(|f| id.place() <= *f)
+    }
+
+    /// Merges a floor by max, durably.
+    pub(crate) fn raise_floor(&mut self, f: Floor) {
+        let old = self.floors.get(&f.origin).copied();
+        if old.is_none_or(|o| (f.inc, f.seq) > o) {
+            self.floors.insert(f.origin, (f.inc, f.seq));
+            self.put(Key::floor(&f.origin), codec::encode(&f));
+            self.coord_floor(f);
+        }
+    }
+
+    /// A node's name for people.
+    pub(crate) fn name_of(&self, p: &Peer) -> String {
+        if *p == self.me { self.cfg.name.clone() } else { self.view.name(p) }
+    }
+
+    /// Who leads, as far as this node knows.
+    pub fn leader(&self) -> Option<Peer> {
+        match &self.co {
+            Some(_) => Some(self.me),
+            None => self.leader.as_ref().map(|l| l.peer),
+        }
+    }
+
+    /// The state for checkers.
+    pub fn probe(&self) -> Probe {
+        Probe {
+            promised: self.side.promised,
+            epoch: self.co.as_ref().map(|c| c.epoch).or(self.leader.as_ref().map(|l| l.epoch)),
+            leader: self.leader(),
+            serving: self.co.as_ref().is_some_and(Coord::serving),
+            stable_seq: self.co.as_ref().map_or(0, |c| c.stable),
+            root: self.table.root(),
+            count: self.table.len(),
+            outbox_open: self.outbox.open(),
+            running: self.worker.running(),
+            synced: self.rank().synced,
+        }
+    }
+
+    /// One record.
+    pub fn record(&self, id: &TaskId) -> Option<&Rec> {
+        self.table.get(id)
+    }
+    /// All records, by id.
+    pub fn records(&self) -> impl Iterator<Item = &Rec> {
+        self.table.iter()
+    }
+    /// A record's bytes.
+    pub fn record_bytes(&self, id: &TaskId) -> Option<&[u8]> {
+        self.table.bytes(id)
+    }
+
+    /// What must be true between steps.
+    ///
+    /// # Errors
+    /// The first broken sentence.
+    pub fn check_invariants(&self) -> Result<(), String> {
+        if let Some(c) = &self.co {
+            if c.epoch.peer != self.me || c.epoch > self.side.promised {
+                return Err("a coordinator's epoch is its own and promised".into());
+            }
+            c.check(self)?;
+        }
+        if self.leader.as_ref().is_some_and(|l| l.epoch < self.side.promised) {
+            return Err("a follower's epoch is the one it promised".into());
+        }
+        self.worker.check()?;
+        Ok(())
+    }
+    /// The slow half of [`Mesh::check_invariants`]: recomputes the table's digests.
+    ///
+    /// # Errors
+    /// The first broken sentence.
+    pub fn check_table(&self) -> Result<(), String> {
+        self.table.check()
+    }
+}

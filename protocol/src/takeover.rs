@@ -1,0 +1,425 @@
+//! What a new coordinator learns before it serves, and how everyone who comes later joins (T1-T6).
+
+use alloc::{
+    collections::{BTreeSet, VecDeque},
+    vec::Vec,
+};
+
+use crate::{
+    codec::Blob,
+    config::T_CLAIM_MS,
+    ids::{Peer, TaskId},
+    io::Event,
+    mesh::Mesh,
+    message::{BYTES_MAX, Floor, Follow, ITEMS_MAX, Inventory, Message, Pull, PullResp, Release, Settings},
+    record::{End, Rec, decode_rec, reconcile, same_content},
+    table::BUCKETS,
+    writes::{Effect, Phase},
+};
+
+/// Where a follower stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Its records are being pulled (T1): nothing is written to it yet (T2).
+    Pulling,
+    /// Pulled; holds nothing that we lack.
+    Plain,
+    /// A replica that is being brought up to date.
+    Catching,
+    /// A replica that counts.
+    Joined,
+}
+
+/// A node that promised this epoch.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    pub(crate) store: u64,
+    pub(crate) boot: u64,
+    pub(crate) join: u64,
+    pub(crate) root: u128,
+    pub(crate) count: u64,
+    pub(crate) stage: Stage,
+    /// Buckets still to pull.
+    pull: VecDeque<u16>,
+    /// Its digests, when they were asked for.
+    digests: Vec<u128>,
+    pub(crate) progress_at: u64,
+    // the stream to a replica
+    pub(crate) queue: VecDeque<(u64, TaskId)>,
+    pub(crate) dels: Vec<TaskId>,
+    pub(crate) floors: Vec<Floor>,
+    pub(crate) settings: Option<Settings>,
+    pub(crate) sent_upto: u64,
+    pub(crate) join_seq: u64,
+    pub(crate) catching: bool,
+    pub(crate) told_synced: bool,
+    pub(crate) acked: u64,
+    /// What is under way: the write it makes true, and bytes.
+    pub(crate) windows: VecDeque<(u64, usize)>,
+}
+
+impl Follower {
+    fn new(f: &Follow, now: u64) -> Self {
+        Self {
+            store: f.store,
+            boot: f.boot,
+            join: f.join,
+            root: f.root,
+            count: f.count,
+            stage: Stage::Pulling,
+            pull: VecDeque::new(),
+            digests: Vec::new(),
+            progress_at: now,
+            queue: VecDeque::new(),
+            dels: Vec::new(),
+            floors: Vec::new(),
+            settings: None,
+            sent_upto: 0,
+            join_seq: 0,
+            catching: false,
+            told_synced: true,
+            acked: 0,
+            windows: VecDeque::new(),
+        }
+    }
+    /// It gets writes.
+    pub(crate) fn streams(&self) -> bool {
+        matches!(self.stage, Stage::Catching | Stage::Joined)
+    }
+    pub(crate) fn in_flight(&self) -> usize {
+        self.windows.iter().map(|(_, n)| n).sum()
+    }
+    pub(crate) fn stop_stream(&mut self) {
+        if self.streams() {
+            self.stage = Stage::Plain;
+            self.count = self.count.max(1);
+            self.queue.clear();
+            self.windows.clear();
+        }
+    }
+}
+
+impl Mesh {
+    // ---- as claimant and coordinator ----
+
+    pub(crate) fn tick_claim(&mut self) {
+        let Some(c) = &mut self.co else { return };
+        if let Phase::Claiming(until) = c.phase {
+            c.asked.retain(|p| self.view.is_usable(p) && !c.followers.contains_key(p));
+            if c.asked.is_empty() || self.now >= until {
+                c.phase = Phase::Syncing;
+            } else {
+                self.wake_at(until);
+            }
+        }
+        self.sync_check();
+    }
+
+    pub(crate) fn on_follow(&mut self, from: Peer, f: Follow) {
+        let now = self.now;
+        let Some(c) = &mut self.co else { return };
+        if f.epoch != c.epoch || f.floors.len() > ITEMS_MAX {
+            return self.event(Event::Dropped("follow"));
+        }
+        c.asked.remove(&from);
+        c.heard.insert(from, now);
+        if c.followers.get(&from).is_some_and(|o| (o.boot, o.join) >= (f.boot, f.join)) {
+            return;
+        }
+        c.replicas.remove(&from);
+        let equal = f.count == 0 || f.root == self.table.root();
+        let epoch = c.epoch;
+        let mut follower = Follower::new(&f, now);
+        if equal {
+            follower.stage = Stage::Plain;
+            if f.count > 0 {
+                follower.digests = self.table.digests().to_vec();
+            }
+        }
+        c.followers.insert(from, follower);
+        for floor in f.floors {
+            self.raise_floor(floor);
+        }
+        if let Some(s) = f.settings {
+            self.adopt_settings(s);
+        }
+        if !equal {
+            self.send(from, Message::Pull(Pull { epoch, buckets: Vec::new(), after: None, ext: Default::default() }));
+        }
+        self.tick_claim();
+        if self.co.as_ref().is_some_and(|c| c.serving()) {
+            self.follower_ready(from);
+        }
+    }
+
+    /// A follower's records are all here: it may hold writes, and is owed its results.
+    fn follower_ready(&mut self, p: Peer) {
+        if self.co.as_ref().and_then(|c| c.followers.get(&p)).is_none_or(|f| f.stage == Stage::Pulling) {
+            return;
+        }
+        self.choose_replicas();
+        self.deliver_to(p);
+        self.capacity_changed();
+    }
+
+    pub(crate) fn on_pull(&mut self, from: Peer, p: Pull) {
+        if p.epoch != self.side.promised || p.epoch.peer != from || p.buckets.len() > BUCKETS {
+            return self.event(Event::Dropped("pull"));
+        }
+        let mut resp = PullResp {
+            epoch: p.epoch,
+            digests: Blob(Vec::new()),
+            recs: Vec::new(),
+            more: false,
+            done: 0,
+            last: None,
+            ext: Default::default(),
+        };
+        if p.buckets.is_empty() {
+            resp.digests = Blob(self.table.digests().iter().flat_map(|d| d.to_be_bytes()).collect());
+            return self.send(from, Message::PullResp(resp));
+        }
+        let mut size = 0;
+        let mut after = p.after;
+        'buckets: for b in &p.buckets {
+            let Some(ids) = self.table.bucket_members(usize::from(*b)) else { break };
+            let skip = after.take();
+            for id in ids.iter().filter(|id| skip.is_none_or(|s| **id > s)) {
+                if size >= BYTES_MAX || resp.recs.len() >= ITEMS_MAX {
+                    resp.more = true;
+                    break 'buckets;
+                }
+                if let Some(bytes) = self.table.bytes(id) {
+                    size += bytes.len();
+                    resp.recs.push(Blob(bytes.into()));
+                    resp.last = Some(*id);
+                }
+            }
+            resp.done += 1;
+            resp.last = None;
+        }
+        self.send(from, Message::PullResp(resp));
+    }
+
+    pub(crate) fn on_pull_resp(&mut self, from: Peer, r: PullResp) {
+        let now = self.now;
+        let Some(c) = &mut self.co else { return };
+        let epoch = c.epoch;
+        let Some(f) = c.followers.get_mut(&from).filter(|f| f.stage == Stage::Pulling && r.epoch == epoch) else { return };
+        f.progress_at = now;
+        if !r.digests.0.is_empty() {
+            if r.digests.0.len() != BUCKETS * 16 {
+                return self.event(Event::Dropped("digests"));
+            }
+            f.digests = r.digests.0.chunks_exact(16).map(|c| c.iter().fold(0u128, |n, b| n << 8 | u128::from(*b))).collect();
+            f.pull = f
+                .digests
+                .iter()
+                .zip(self.table.digests())
+                .enumerate()
+                .filter(|(_, (a, b))| a != b && **a != 0)
+                .map(|(i, _)| i as u16)
+                .collect();
+        } else {
+            for _ in 0..r.done {
+                f.pull.pop_front();
+            }
+        }
+        let next = (!f.pull.is_empty()).then(|| f.pull.iter().take(ITEMS_MAX).copied().collect::<Vec<u16>>());
+        for raw in r.recs {
+            match decode_rec(&raw.0) {
+                Ok(rec) => self.merge(rec, raw.0),
+                Err(_) => self.event(Event::Alarm("bad_record")),
+            }
+        }
+        if let Some(buckets) = next {
+            let after = r.last;
+            return self.send(from, Message::Pull(Pull { epoch, buckets, after, ext: Default::default() }));
+        }
+        if let Some(f) = self.co.as_mut().and_then(|c| c.followers.get_mut(&from)) {
+            f.stage = Stage::Plain;
+        }
+        self.sync_check();
+        if self.co.as_ref().is_some_and(|c| c.serving()) {
+            self.follower_ready(from);
+        }
+    }
+
+    /// T3, T4, T5: joins a pulled record with ours.
+    fn merge(&mut self, theirs: Rec, bytes: Vec<u8>) {
+        let id = theirs.id;
+        let serving = self.co.as_ref().is_some_and(|c| c.serving());
+        match self.table.get(&id) {
+            None => {
+                self.store_raw(theirs, bytes);
+            }
+            Some(mine) => {
+                if mine.ver == theirs.ver {
+                    if self.table.bytes(&id) != Some(bytes.as_slice()) {
+                        self.event(Event::Alarm("equal_version_other_bytes"));
+                    }
+                    return;
+                }
+                let joined = reconcile(mine, &theirs);
+                if joined == *mine {
+                    return;
+                }
+                if joined == theirs {
+                    let newer = theirs.ver > mine.ver;
+                    if newer {
+                        self.store_raw(theirs, bytes);
+                    } else {
+                        // Its content wins although its version is lower: only a new version carries it.
+                        self.write(joined);
+                    }
+                } else if !same_content(&joined, mine) || joined.ver != mine.ver {
+                    self.write(joined);
+                }
+            }
+        }
+        if serving {
+            self.sched_refresh(&id);
+        }
+    }
+
+    /// Serve when all that answered is pulled (T2, open mode).
+    pub(crate) fn sync_check(&mut self) {
+        let Some(c) = &self.co else { return };
+        if c.phase != Phase::Syncing {
+            return;
+        }
+        if c.followers.iter().any(|(p, f)| f.stage == Stage::Pulling && self.view.is_usable(p)) {
+            return self.wake_at(self.now + T_CLAIM_MS);
+        }
+        let epoch = c.epoch;
+        if let Some(c) = &mut self.co {
+            c.phase = Phase::Serving;
+            c.reclaimed_at = self.now;
+        }
+        self.synced = true;
+        self.rejects = 0;
+        self.event(Event::Serving(epoch));
+        self.choose_replicas();
+        self.sched_rebuild();
+        self.leader_changed();
+        self.release();
+        self.advert_soon();
+    }
+
+    /// Begins to write to a replica: first what it lacks, then everything new, in order.
+    pub(crate) fn start_stream(&mut self, p: Peer) {
+        let now = self.now;
+        let settings = self.settings.clone();
+        let floors: Vec<Floor> =
+            self.floors.iter().take(ITEMS_MAX).map(|(o, (inc, seq))| Floor { origin: *o, inc: *inc, seq: *seq }).collect();
+        let root = self.table.root();
+        let Some(c) = &mut self.co else { return };
+        // An empty write marks the point from which the replica counts: without it, the first
+        // acknowledgement of a half-sent table could not be told from that of a whole one.
+        c.seq += 1;
+        let seq = c.seq;
+        let Some(f) = c.followers.get_mut(&p) else { return };
+        f.stage = Stage::Catching;
+        f.progress_at = now;
+        f.queue.clear();
+        f.windows.clear();
+        f.join_seq = seq;
+        f.acked = 0;
+        f.sent_upto = 0;
+        f.catching = true;
+        f.told_synced = false;
+        f.settings = settings;
+        f.floors = floors;
+        if f.root != root || f.count == 0 {
+            let empty = f.count == 0;
+            for (b, mine) in self.table.digests().iter().enumerate() {
+                let theirs = if empty { Some(0) } else { f.digests.get(b).copied() };
+                if theirs == Some(*mine) {
+                    continue;
+                }
+                if let Some(ids) = self.table.bucket_members(b) {
+                    f.queue.extend(ids.iter().map(|id| (seq, *id)));
+                }
+            }
+        }
+        f.count = f.count.max(1);
+    }
+
+    pub(crate) fn coord_unlink(&mut self, p: Peer) {
+        let Some(c) = &mut self.co else { return };
+        c.asked.remove(&p);
+        if c.followers.remove(&p).is_some() {
+            c.replicas.remove(&p);
+        }
+        self.tick_claim();
+        self.choose_replicas();
+        self.release();
+    }
+
+    /// E9/L3: it left in order; what it had been given comes back at once, nothing is charged.
+    pub(crate) fn coord_bye(&mut self, p: Peer, boot: u64) {
+        if self.co.is_none() {
+            return;
+        }
+        self.end_attempts_of(p, |wboot| wboot <= boot, End::Returned, "the node left in order");
+        self.coord_unlink(p);
+    }
+
+    // ---- inventories (T6) ----
+
+    pub(crate) fn on_inventory(&mut self, from: Peer, i: Inventory) {
+        if i.running.len() > ITEMS_MAX {
+            return self.event(Event::Dropped("inventory"));
+        }
+        let Some(c) = &mut self.co else { return };
+        if i.epoch != c.epoch {
+            return;
+        }
+        let list = c.sched.inventories.entry(from).or_default();
+        list.extend(i.running);
+        if !i.complete || !c.serving() {
+            if i.complete {
+                c.sched.inventory_done.insert(from, i.boot);
+            }
+            return;
+        }
+        self.settle_inventory(from, i.boot);
+    }
+
+    /// Compares what we think a worker runs with what it says.
+    pub(crate) fn settle_inventory(&mut self, from: Peer, boot: u64) {
+        let Some(c) = &mut self.co else { return };
+        let known: BTreeSet<_> = c.sched.inventories.remove(&from).unwrap_or_default().into_iter().collect();
+        let ours: Vec<_> = c.sched.placed.get(&from).into_iter().flatten().copied().collect();
+        for (id, attempt) in ours {
+            let Some(live) = self.table.get(&id).and_then(|r| r.live.iter().find(|l| l.attempt == attempt)) else { continue };
+            let (wboot, cancel) = (live.wboot, self.table.get(&id).is_some_and(|r| r.cancel));
+            if wboot != boot {
+                if !known.contains(&(id, attempt)) {
+                    self.end_attempt(&id, attempt, End::Returned, None, "the node restarted before it began");
+                }
+            } else if cancel {
+                self.effect(&id, Effect::Kill(id, attempt, from));
+            } else if !known.contains(&(id, attempt)) {
+                // The assignment was lost with the old link or the old coordinator: say it again.
+                self.effect(&id, Effect::Assign(id, attempt));
+            }
+        }
+    }
+
+    // ---- as a follower ----
+
+    /// W5: enough others hold everything.
+    pub(crate) fn on_release(&mut self, from: Peer, r: Release) {
+        let follows = self.leader.as_ref().is_some_and(|l| l.epoch == r.epoch && l.peer == from);
+        if !follows || self.co.is_some() || r.epoch != self.side.promised {
+            return;
+        }
+        let ids: Vec<TaskId> = self.table.iter().map(|r| r.id).collect();
+        for id in ids {
+            self.forget(&id);
+        }
+        self.synced = false;
+        self.advert_soon();
+    }
+}

@@ -1,0 +1,485 @@
+//! The worker: slots, its own short queue, and the run log that makes sure an attempt starts at most
+//! once (S2, S3, S5).
+
+use alloc::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    format,
+    string::{String, ToString},
+    vec::Vec,
+};
+
+use crate::{
+    codec::{self, Malformed},
+    ids::{Attempt, Hash, Peer, TaskId},
+    io::{Event, Exit, Job, Output},
+    mesh::Mesh,
+    message::{Assign, ITEMS_MAX, Inventory, Kill, Message, Refuse, Report, ReportAck},
+    record::{End, Outcome, clip},
+    schedule::Key,
+    spec::{Data, Kind, Need},
+    wire_struct,
+};
+
+/// Attempts whose end is settled, remembered against late duplicates.
+const SETTLED_MAX: usize = 20_000;
+/// Attempts known at once; more are refused.
+const RUNS_MAX: usize = 20_000;
+
+wire_struct! {
+    /// A line of the run log.  Neither `dead` nor an outcome means: started.
+    pub struct RunRec {
+        /// The task.
+        1 => id: TaskId,
+        /// The attempt.
+        2 => attempt: Attempt,
+        /// The boot that started it.
+        3 => boot: u64,
+        /// Killed before it was known here: never start it.
+        4 => dead: bool,
+        /// How it ended.
+        5 => outcome: Option<Outcome>,
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    /// Its payload is on the way.
+    Fetching,
+    /// Waits for a slot.
+    Queued,
+    /// Started; `true` when it is being killed.
+    Running(bool),
+    Finished,
+    Dead,
+}
+
+#[derive(Debug, Clone)]
+struct Run {
+    state: State,
+    need: Option<Need>,
+    payload: Data,
+    outcome: Option<Outcome>,
+}
+
+/// What this node runs.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    slots: u32,
+    runs: BTreeMap<(TaskId, Attempt), Run>,
+    queue: VecDeque<(TaskId, Attempt)>,
+    busy: u32,
+    /// Skills it can run.
+    pub(crate) runnable: BTreeSet<String>,
+    settled: BTreeSet<(TaskId, Attempt)>,
+    settled_order: VecDeque<(TaskId, Attempt)>,
+    report_at: u64,
+}
+
+/// A builtin that needs no slot: it ends at once.
+fn instant(need: &Need) -> bool {
+    need.kind == Kind::Builtin && need.skill != "sleep"
+}
+
+impl Worker {
+    pub(crate) fn new(slots: u32) -> Self {
+        Self {
+            slots,
+            runs: BTreeMap::new(),
+            queue: VecDeque::new(),
+            busy: 0,
+            runnable: BTreeSet::new(),
+            settled: BTreeSet::new(),
+            settled_order: VecDeque::new(),
+            report_at: 0,
+        }
+    }
+    /// Attempts that have not ended.
+    pub(crate) fn running(&self) -> usize {
+        self.runs.values().filter(|r| matches!(r.state, State::Fetching | State::Queued | State::Running(_))).count()
+    }
+    pub(crate) fn names(&self, hash: Hash) -> bool {
+        self.runs.values().any(|r| r.payload.blob() == Some(hash) || r.outcome.as_ref().and_then(|o| o.data.blob()) == Some(hash))
+    }
+    fn settle(&mut self, key: (TaskId, Attempt)) {
+        if self.settled.insert(key) {
+            self.settled_order.push_back(key);
+        }
+        while self.settled_order.len() > SETTLED_MAX {
+            if let Some(old) = self.settled_order.pop_front() {
+                self.settled.remove(&old);
+            }
+        }
+    }
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let busy = self.runs.values().filter(|r| matches!(r.state, State::Running(_)) && !r.need.as_ref().is_some_and(instant)).count();
+        if busy != self.busy as usize {
+            return Err(format!("{busy} runs take a slot, {} are counted", self.busy));
+        }
+        Ok(())
+    }
+}
+
+impl Mesh {
+    pub(crate) fn load_run(&mut self, bytes: &[u8], quarantined: bool) -> Result<(), Malformed> {
+        let r: RunRec = codec::decode(bytes)?;
+        let key = (r.id, r.attempt);
+        let (state, outcome) = if r.dead {
+            (State::Dead, None)
+        } else if let Some(o) = r.outcome {
+            (State::Finished, Some(o))
+        } else {
+            // S5: started, and we are a later boot.
+            let why = if quarantined { "the node's store was damaged while it ran" } else { "the node restarted while it ran" };
+            let o = self.outcome_of(r.attempt, End::Crashed, None, why, Data::EMPTY, 0);
+            (State::Finished, Some(o))
+        };
+        self.worker.runs.insert(key, Run { state, need: None, payload: Data::EMPTY, outcome });
+        Ok(())
+    }
+
+    fn outcome_of(&self, attempt: Attempt, end: End, exit: Option<i32>, why: &str, data: Data, ran_ms: u64) -> Outcome {
+        Outcome {
+            end,
+            attempt: Some(attempt),
+            worker: Some(self.me),
+            exit,
+            why: clip(why, 200),
+            data,
+            ended_at: self.wall,
+            ran_ms,
+            ext: Default::default(),
+        }
+    }
+
+    // ---- assignments (S2) ----
+
+    pub(crate) fn on_assign(&mut self, from: Peer, a: Assign) {
+        if a.epoch.peer != from || a.epoch < self.side.promised {
+            return self.event(Event::Dropped("stale_assign"));
+        }
+        if a.epoch > self.side.promised {
+            // As good as a claim; its assignment comes again once we have followed.
+            return self.follow(a.epoch, from);
+        }
+        let key = (a.id, a.attempt);
+        if let Some(run) = self.worker.runs.get(&key) {
+            if run.state == State::Dead {
+                self.report_dead(from, a.id, a.attempt);
+            } else if run.state == State::Finished {
+                self.report(from, &key);
+            }
+            return;
+        }
+        if self.worker.settled.contains(&key) || self.below_floor(&a.id) {
+            return self.event(Event::Dropped("settled_assign"));
+        }
+        if let Some(why) = self.unfit(&a) {
+            return self.send(from, Message::Refuse(Refuse { id: a.id, attempt: a.attempt, why, ext: Default::default() }));
+        }
+        let missing = a.payload.blob().filter(|h| !self.blobs.contains(h));
+        let state = if missing.is_some() { State::Fetching } else { State::Queued };
+        self.worker.runs.insert(key, Run { state, need: Some(a.need), payload: a.payload, outcome: None });
+        match missing {
+            Some(h) => self.fetch(h, &a.holders),
+            None => {
+                self.worker.queue.push_back(key);
+                self.pump_runs();
+            }
+        }
+    }
+
+    /// Why this node will not run it; nothing is charged (S10).
+    fn unfit(&self, a: &Assign) -> Option<String> {
+        if a.wboot != self.boot {
+            return Some("the node restarted before it began".into());
+        }
+        if self.leaving || self.draining {
+            return Some("the node takes no new tasks".into());
+        }
+        if self.worker.runs.len() >= RUNS_MAX {
+            return Some("the node has too many unreported attempts".into());
+        }
+        if a.need.kind == Kind::Command && !self.cfg.commands {
+            return Some("the node refuses commands (--no-commands)".into());
+        }
+        if a.need.kind == Kind::Skill && !self.worker.runnable.contains(&a.need.skill) {
+            return Some(format!("the node no longer has the skill '{}'", a.need.skill));
+        }
+        let again = a.need.at_most_once
+            && self
+                .worker
+                .runs
+                .range((a.id, Attempt { k: 0, epoch: crate::ids::Epoch::ZERO })..)
+                .next()
+                .is_some_and(|((id, _), r)| *id == a.id && r.state != State::Dead);
+        if again {
+            return Some("an attempt of this at-most-once task has already started here".into());
+        }
+        None
+    }
+
+    pub(crate) fn worker_blob(&mut self, hash: Hash, ok: bool) {
+        let waiting: Vec<(TaskId, Attempt)> = self
+            .worker
+            .runs
+            .iter()
+            .filter(|(_, r)| r.state == State::Fetching && r.payload.blob() == Some(hash))
+            .map(|(k, _)| *k)
+            .collect();
+        for key in waiting {
+            if ok {
+                if let Some(r) = self.worker.runs.get_mut(&key) {
+                    r.state = State::Queued;
+                }
+                self.worker.queue.push_back(key);
+            } else {
+                self.worker.runs.remove(&key);
+                if let Some(to) = self.serving_leader() {
+                    let why = "the node could not get the task's input".to_string();
+                    self.send(to, Message::Refuse(Refuse { id: key.0, attempt: key.1, why, ext: Default::default() }));
+                }
+            }
+        }
+        self.pump_runs();
+    }
+
+    /// Starts what has a slot: the log first, then the process.
+    fn pump_runs(&mut self) {
+        if self.leaving || self.store_bad {
+            return;
+        }
+        let mut kept = VecDeque::new();
+        while let Some(key) = self.worker.queue.pop_front() {
+            let slots = self.worker.slots;
+            let busy = self.worker.busy;
+            let Some(r) = self.worker.runs.get_mut(&key).filter(|r| r.state == State::Queued) else { continue };
+            let Some(need) = r.need.clone() else { continue };
+            let free = instant(&need);
+            if !free && busy >= slots {
+                kept.push_back(key);
+                continue;
+            }
+            r.state = State::Running(false);
+            let payload = r.payload.clone();
+            if !free {
+                self.worker.busy += 1;
+            }
+            let (id, attempt) = key;
+            let log = RunRec { id, attempt, boot: self.boot, dead: false, outcome: None, ext: Default::default() };
+            self.put(Key::run(&id, &attempt), codec::encode(&log));
+            let fence = format!("{}.{}.{}", attempt.epoch.n, attempt.epoch.peer, attempt.k);
+            self.event(Event::Spawned(id, attempt));
+            let after = self.last_no();
+            self.output(Output::Start { job: Job { id, attempt, need, payload, fence }, after });
+        }
+        self.worker.queue = kept;
+    }
+
+    pub(crate) fn on_kill(&mut self, from: Peer, k: Kill) {
+        if k.epoch.peer != from || k.epoch < self.side.promised {
+            return self.event(Event::Dropped("stale_kill"));
+        }
+        let key = (k.id, k.attempt);
+        match self.worker.runs.get(&key).map(|r| r.state.clone()) {
+            Some(State::Running(true)) => {}
+            Some(State::Running(false)) => {
+                if let Some(r) = self.worker.runs.get_mut(&key) {
+                    r.state = State::Running(true);
+                }
+                self.output(Output::Kill(k.id, k.attempt));
+            }
+            Some(State::Fetching | State::Queued) => {
+                self.worker.runs.remove(&key);
+                self.mark_dead(from, k.id, k.attempt);
+            }
+            Some(State::Finished) => self.report(from, &key),
+            Some(State::Dead) => self.report_dead(from, k.id, k.attempt),
+            None if self.worker.settled.contains(&key) || self.below_floor(&k.id) => {}
+            // Kill overtook Assign: the mark makes sure it never starts (S2).
+            None => self.mark_dead(from, k.id, k.attempt),
+        }
+    }
+
+    fn mark_dead(&mut self, from: Peer, id: TaskId, attempt: Attempt) {
+        let log = RunRec { id, attempt, boot: self.boot, dead: true, outcome: None, ext: Default::default() };
+        self.put(Key::run(&id, &attempt), codec::encode(&log));
+        self.worker.runs.insert((id, attempt), Run { state: State::Dead, need: None, payload: Data::EMPTY, outcome: None });
+        self.report_dead(from, id, attempt);
+    }
+
+    fn report_dead(&mut self, to: Peer, id: TaskId, attempt: Attempt) {
+        let outcome = self.outcome_of(attempt, End::Cancelled, None, "stopped before it began", Data::EMPTY, 0);
+        self.send_durable(to, Message::Report(Report { id, attempt, outcome, ext: Default::default() }));
+    }
+
+    // ---- ends (S3) ----
+
+    pub(crate) fn on_exited(&mut self, id: TaskId, attempt: Attempt, exit: Exit) {
+        let key = (id, attempt);
+        let outcome = self.outcome_of(attempt, exit.end, exit.code, &exit.why, exit.data, exit.ran_ms);
+        let Some(r) = self.worker.runs.get_mut(&key).filter(|r| matches!(r.state, State::Running(_))) else {
+            return self.event(Event::Dropped("exit_of_unknown_run"));
+        };
+        if !r.need.as_ref().is_some_and(instant) {
+            self.worker.busy -= 1;
+        }
+        r.state = State::Finished;
+        r.need = None;
+        r.payload = Data::EMPTY;
+        r.outcome = Some(outcome.clone());
+        let log = RunRec { id, attempt, boot: self.boot, dead: false, outcome: Some(outcome), ext: Default::default() };
+        self.put(Key::run(&id, &attempt), codec::encode(&log));
+        if let Some(to) = self.serving_leader() {
+            self.report(to, &key);
+        }
+        self.pump_runs();
+        self.leave_check();
+    }
+
+    fn report(&mut self, to: Peer, key: &(TaskId, Attempt)) {
+        let Some(outcome) = self.worker.runs.get(key).and_then(|r| r.outcome.clone()) else { return };
+        self.send_durable(to, Message::Report(Report { id: key.0, attempt: key.1, outcome, ext: Default::default() }));
+    }
+
+    pub(crate) fn on_report_ack(&mut self, from: Peer, a: ReportAck) {
+        let key = (a.id, a.attempt);
+        if self.serving_leader() != Some(from) {
+            return;
+        }
+        let Some(r) = self.worker.runs.get(&key) else { return };
+        if matches!(r.state, State::Finished | State::Dead) {
+            self.worker.runs.remove(&key);
+            self.worker.settle(key);
+            self.delete(Key::run(&a.id, &a.attempt));
+        }
+        self.leave_check();
+    }
+
+    // ---- a new coordinator (T6) ----
+
+    /// Inventories are spread over min(5 s, 5 ms x N), so that a takeover is no stampede.
+    pub(crate) fn plan_inventory(&mut self) {
+        let n = self.view.members.len() as u64;
+        let spread = if n < 20 { 0 } else { (5 * n).min(5_000) };
+        self.inventory_at = Some(self.now + self.below(spread + 1));
+        if spread == 0 {
+            self.send_inventory();
+        } else if let Some(t) = self.inventory_at {
+            self.wake_at(t);
+        }
+    }
+
+    fn send_inventory(&mut self) {
+        self.inventory_at = None;
+        let (to, epoch) = match (&self.co, &self.leader) {
+            (Some(c), _) => (self.me, c.epoch),
+            (None, Some(l)) => (l.peer, l.epoch),
+            (None, None) => return,
+        };
+        let ended: Vec<(TaskId, Attempt)> = self.worker.runs.iter().filter(|(_, r)| r.state == State::Finished).map(|(k, _)| *k).collect();
+        for key in ended {
+            self.report(to, &key);
+        }
+        let running: Vec<(TaskId, Attempt)> = self.worker.runs.keys().copied().collect();
+        let mut parts: Vec<&[(TaskId, Attempt)]> = running.chunks(ITEMS_MAX).collect();
+        if parts.is_empty() {
+            parts.push(&[]);
+        }
+        let last = parts.len() - 1;
+        let parts: Vec<(bool, Vec<(TaskId, Attempt)>)> = parts.into_iter().enumerate().map(|(i, p)| (i == last, p.to_vec())).collect();
+        for (complete, running) in parts {
+            let m = Inventory { epoch, boot: self.boot, running, complete, ext: Default::default() };
+            self.send_durable(to, Message::Inventory(m));
+        }
+    }
+
+    /// This node follows a new leader, or has become it: what is under way is said again.
+    pub(crate) fn leader_changed(&mut self) {
+        if self.co.is_some() {
+            self.send_inventory();
+        }
+        self.reoffer();
+        self.resend_asks();
+    }
+
+    pub(crate) fn tick_worker(&mut self) {
+        if let Some(t) = self.inventory_at {
+            if self.now >= t { self.send_inventory() } else { self.wake_at(t) }
+        }
+        // Reports that nobody has acknowledged: a link can drop them together with the leader.
+        if self.now >= self.worker.report_at {
+            self.worker.report_at = self.now + 5_000;
+            if let Some(to) = self.serving_leader() {
+                let ended: Vec<(TaskId, Attempt)> =
+                    self.worker.runs.iter().filter(|(_, r)| r.state == State::Finished).map(|(k, _)| *k).take(ITEMS_MAX).collect();
+                for key in ended {
+                    self.report(to, &key);
+                }
+            }
+        }
+        // Dead marks are needed until the origin's floor has passed them (G2).
+        let gone: Vec<(TaskId, Attempt)> = self
+            .worker
+            .runs
+            .iter()
+            .filter(|(k, r)| r.state == State::Dead && self.below_floor(&k.0))
+            .map(|(k, _)| *k)
+            .take(ITEMS_MAX)
+            .collect();
+        for key in gone {
+            self.worker.runs.remove(&key);
+            self.delete(Key::run(&key.0, &key.1));
+        }
+        self.pump_runs();
+    }
+
+    // ---- leaving (E9, L3) ----
+
+    /// A clean stop: end what runs, hand it back, say `Bye`.  The driver bounds the time.
+    pub(crate) fn leave(&mut self, req: u64) {
+        if self.leaving {
+            return;
+        }
+        self.leaving = true;
+        self.leave_req = Some(req);
+        self.left = Some(self.now + 900);
+        self.wake_at(self.now + 900);
+        let queued: Vec<(TaskId, Attempt)> =
+            self.worker.runs.iter().filter(|(_, r)| matches!(r.state, State::Fetching | State::Queued)).map(|(k, _)| *k).collect();
+        for key in queued {
+            self.worker.runs.remove(&key);
+        }
+        self.worker.queue.clear();
+        let running: Vec<(TaskId, Attempt)> =
+            self.worker.runs.iter().filter(|(_, r)| matches!(r.state, State::Running(_))).map(|(k, _)| *k).collect();
+        for (id, attempt) in running {
+            self.output(Output::Kill(id, attempt));
+        }
+        self.leave_check();
+    }
+
+    /// Says `Bye` when nothing runs and every report is settled, or the time for it is over.
+    pub(crate) fn leave_check(&mut self) {
+        let (true, Some(until)) = (self.leaving, self.left) else { return };
+        let waiting = self.worker.runs.values().any(|r| matches!(r.state, State::Running(_) | State::Finished));
+        let somebody = self.serving_leader().is_some();
+        if waiting && somebody && self.now < until {
+            return;
+        }
+        let running = self.worker.runs.values().any(|r| matches!(r.state, State::Running(_)));
+        if running && self.now < until {
+            return;
+        }
+        self.left = None;
+        let boot = self.boot;
+        let epoch = self.side.promised;
+        self.step_down("this node leaves");
+        self.leader = None;
+        for p in self.view.linked().collect::<Vec<_>>() {
+            self.send_durable(p, Message::Bye(crate::message::Bye { boot, epoch, why: "stop".into(), ext: Default::default() }));
+        }
+        if let Some(req) = self.leave_req.take() {
+            self.reply_durable(req, crate::face::Reply::Ok);
+        }
+    }
+}

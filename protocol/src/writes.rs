@@ -1,0 +1,811 @@
+//! The coordinator's writes: a version per write, streams to the replicas, and effects that leave
+//! only when their record is stable (W1-W6).
+
+use alloc::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    string::String,
+    vec::Vec,
+};
+
+use crate::{
+    codec::Blob,
+    config::{HB_MS, K, REPL_WINDOW, RETAIN_COUNT, RETAIN_MS, STICKY_MS, T_CLAIM_MS, T_FEWER_MS, T_STALL_MS, T_SUSPECT_MS},
+    ids::{Attempt, Epoch, Hash, Peer, TaskId, Ver},
+    io::{Event, Output},
+    mesh::Mesh,
+    message::{Ack, BYTES_MAX, Floor, Hb, ITEMS_MAX, Message, Settings, Write},
+    record::Rec,
+    schedule::{Key, Sched},
+    takeover::{Follower, Stage},
+};
+
+/// Where a coordinator stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// `Claim` sent, collecting `Follow`s until then.
+    Claiming(u64),
+    /// Pulling what the followers hold (T1).
+    Syncing,
+    /// Causing effects.
+    Serving,
+}
+
+/// What leaves when a record is stable (W1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Effect {
+    Assign(TaskId, Attempt),
+    Kill(TaskId, Attempt, Peer),
+    Deliver(TaskId),
+    ReportAck(TaskId, Attempt, Peer),
+    CancelAck(TaskId, Peer, u64),
+    Settled(TaskId, Peer),
+    Answer(Peer, u64, Vec<u8>),
+    SettingsAck(Peer, u64),
+}
+
+/// What a coordinator knows beyond the table.  Gone when it is deposed (W6).
+#[derive(Debug)]
+pub(crate) struct Coord {
+    pub(crate) epoch: Epoch,
+    pub(crate) phase: Phase,
+    pub(crate) since: u64,
+    /// Claimed to, no answer yet.
+    pub(crate) asked: BTreeSet<Peer>,
+    pub(crate) followers: BTreeMap<Peer, Follower>,
+    pub(crate) replicas: BTreeMap<Peer, u64>,
+    pub(crate) seq: u64,
+    pub(crate) stable: u64,
+    own_acked: u64,
+    sealed: VecDeque<(u64, u64)>,
+    sealed_seq: u64,
+    /// Writes whose blobs are not here yet keep our own copy from counting (W4).
+    own_blobs: BTreeMap<u64, BTreeSet<Hash>>,
+    effects: BTreeMap<u64, Vec<Effect>>,
+    submits: BTreeMap<u64, Vec<TaskId>>,
+    written_at: VecDeque<(u64, u64)>,
+    fewer_since: Option<u64>,
+    ever_second: bool,
+    pub(crate) heard: BTreeMap<Peer, u64>,
+    pub(crate) hb_at: u64,
+    pub(crate) beat: u64,
+    pub(crate) reclaimed_at: u64,
+    pub(crate) dels: Vec<TaskId>,
+    pub(crate) sched: Sched,
+}
+
+impl Coord {
+    pub(crate) fn new(epoch: Epoch, now: u64, asked: BTreeSet<Peer>, ever_second: bool) -> Self {
+        Self {
+            epoch,
+            phase: Phase::Claiming(now + T_CLAIM_MS),
+            since: now,
+            asked,
+            followers: BTreeMap::new(),
+            replicas: BTreeMap::new(),
+            seq: 0,
+            stable: 0,
+            own_acked: 0,
+            sealed: VecDeque::new(),
+            sealed_seq: 0,
+            own_blobs: BTreeMap::new(),
+            effects: BTreeMap::new(),
+            submits: BTreeMap::new(),
+            written_at: VecDeque::new(),
+            fewer_since: None,
+            ever_second,
+            heard: BTreeMap::new(),
+            hb_at: now,
+            beat: 0,
+            reclaimed_at: now,
+            dels: Vec::new(),
+            sched: Sched::default(),
+        }
+    }
+
+    pub(crate) fn serving(&self) -> bool {
+        self.phase == Phase::Serving
+    }
+
+    /// Our own copy counts up to here.
+    fn own_upto(&self) -> u64 {
+        match self.own_blobs.first_key_value() {
+            Some((seq, _)) => self.own_acked.min(seq - 1),
+            None => self.own_acked,
+        }
+    }
+
+    /// Joined holders without ourselves.
+    fn holders(&self) -> impl Iterator<Item = (&Peer, &Follower)> {
+        self.followers.iter().filter(|(p, f)| f.stage == Stage::Joined && self.replicas.contains_key(p))
+    }
+
+    /// How many disks hold write `seq`.
+    pub(crate) fn copies(&self, seq: u64) -> u32 {
+        let others = self.holders().filter(|(_, f)| f.acked >= seq).count() as u32;
+        others + u32::from(self.own_upto() >= seq)
+    }
+
+    /// Copies that an effect needs now (W1, W2).
+    fn need(&self, d: usize, now: u64) -> usize {
+        let holders = self.holders().count() + 1;
+        let fewer_is_enough = !self.ever_second || self.fewer_since.is_some_and(|t| now >= t + T_FEWER_MS);
+        if holders >= d || !fewer_is_enough { d } else { holders }
+    }
+
+    pub(crate) fn check(&self, m: &Mesh) -> Result<(), String> {
+        if self.stable > self.seq || self.own_acked > self.seq {
+            return Err("stable and acknowledged writes are written ones".into());
+        }
+        self.sched.check(m, self.serving())
+    }
+}
+
+impl Mesh {
+    // ---- writing ----
+
+    /// Writes a record in this epoch; it becomes stable later.
+    pub(crate) fn write(&mut self, mut rec: Rec) {
+        let Some(c) = &mut self.co else { return };
+        c.seq += 1;
+        let seq = c.seq;
+        rec.ver = Ver { epoch: c.epoch, seq };
+        let missing: BTreeSet<Hash> = rec.blobs().filter(|h| !self.blobs.contains(h)).collect();
+        if !missing.is_empty() {
+            c.own_blobs.insert(seq, missing.clone());
+        }
+        c.written_at.push_back((seq, self.now));
+        for f in c.followers.values_mut().filter(|f| f.streams()) {
+            f.queue.push_back((seq, rec.id));
+        }
+        self.top = self.top.max(rec.ver);
+        let bytes = rec.encode_fit();
+        let id = rec.id;
+        self.put(Key::task(&id), bytes.clone());
+        self.table.put(rec, bytes);
+        for h in missing {
+            self.fetch(h, &[id.origin.peer]);
+        }
+    }
+
+    /// Stores a record of an earlier epoch as it is (T4: no effect may depend on it).
+    pub(crate) fn store_raw(&mut self, rec: Rec, bytes: Vec<u8>) {
+        self.top = self.top.max(rec.ver);
+        let id = rec.id;
+        self.put(Key::task(&id), bytes.clone());
+        if let Some(c) = &mut self.co {
+            // Replicas get it too; the write counter does not move, so it makes nothing stable.
+            let seq = c.seq;
+            for f in c.followers.values_mut().filter(|f| f.streams()) {
+                f.queue.push_back((seq, id));
+            }
+        }
+        self.table.put(rec, bytes);
+    }
+
+    /// Lets `effect` out when the record is stable in this epoch: at once, or later (W1).  An
+    /// inherited record is written again first (T4).
+    pub(crate) fn effect(&mut self, id: &TaskId, effect: Effect) {
+        let Some(epoch) = self.co.as_ref().map(|c| c.epoch) else { return };
+        let Some(rec) = self.table.get(id) else { return };
+        if rec.ver.epoch != epoch {
+            let rec = rec.clone();
+            self.write(rec);
+        }
+        let Some(seq) = self.table.get(id).map(|r| r.ver.seq) else { return };
+        let Some(c) = &mut self.co else { return };
+        if seq <= c.stable {
+            self.emit(effect);
+        } else {
+            c.effects.entry(seq).or_default().push(effect);
+        }
+    }
+
+    /// `SubmitAck` when the record is on d disks, of which the origin's outbox may be one.
+    pub(crate) fn ack_submit(&mut self, id: &TaskId) {
+        let Some(epoch) = self.co.as_ref().map(|c| c.epoch) else { return };
+        let Some(rec) = self.table.get(id) else { return };
+        if rec.ver.epoch != epoch {
+            let rec = rec.clone();
+            self.write(rec);
+        }
+        let Some(seq) = self.table.get(id).map(|r| r.ver.seq) else { return };
+        if let Some(c) = &mut self.co {
+            c.submits.entry(seq).or_default().push(*id);
+        }
+        self.release();
+    }
+
+    /// Recomputes what is stable and lets effects out.
+    pub(crate) fn release(&mut self) {
+        let d = self.cfg.copies;
+        let now = self.now;
+        let Some(c) = &mut self.co else { return };
+        let holders = c.holders().count() + 1;
+        if holders >= 2 {
+            c.ever_second = true;
+        }
+        if holders >= d {
+            c.fewer_since = None;
+        } else if c.fewer_since.is_none() {
+            c.fewer_since = Some(now);
+        }
+        if !c.serving() {
+            return;
+        }
+        let need = c.need(d, now);
+        self.release_submits(need);
+        let Some(c) = &mut self.co else { return };
+        let mut acked: Vec<u64> = c.holders().map(|(_, f)| f.acked).collect();
+        acked.push(c.own_upto());
+        acked.sort_unstable_by(|a, b| b.cmp(a));
+        let stable = acked.get(need - 1).copied().unwrap_or(0).min(c.seq);
+        if stable > c.stable {
+            c.stable = stable;
+            let epoch = c.epoch;
+            let mut took_ms = 0;
+            while let Some((_, at)) = c.written_at.pop_front_if(|(s, _)| *s <= stable) {
+                took_ms = took_ms.max(now - at);
+            }
+            let later = c.effects.split_off(&(stable + 1));
+            let ready = core::mem::replace(&mut c.effects, later);
+            self.event(Event::Stable { epoch, seq: stable, copies: need as u32, took_ms });
+            for e in ready.into_values().flatten() {
+                self.emit(e);
+            }
+        }
+        let Some(c) = &self.co else { return };
+        if let Some(t) = c.fewer_since.filter(|_| c.stable < c.seq) {
+            self.wake_at((t + T_FEWER_MS).max(now + 1));
+        }
+    }
+
+    fn release_submits(&mut self, need: usize) {
+        loop {
+            let Some(c) = &mut self.co else { return };
+            let Some((&seq, ids)) = c.submits.first_key_value() else { return };
+            let Some(id) = ids.last().copied() else {
+                c.submits.remove(&seq);
+                continue;
+            };
+            let origin = id.origin.peer;
+            let mut copies = c.copies(seq);
+            let counted = origin == self.me || c.holders().any(|(p, f)| *p == origin && f.acked >= seq);
+            if !counted {
+                copies += 1;
+            }
+            if (copies as usize) < need || c.copies(seq) == 0 {
+                return;
+            }
+            let epoch = c.epoch;
+            if let Some(ids) = c.submits.get_mut(&seq) {
+                ids.pop();
+            }
+            self.event(Event::Acked(id, copies));
+            self.send(origin, Message::SubmitAck(crate::message::SubmitAck { id, copies, epoch, ext: Default::default() }));
+        }
+    }
+
+    // ---- our own disk ----
+
+    /// The end of a step: the writes so far are in batches up to `no`.
+    pub(crate) fn coord_sealed(&mut self, no: u64) {
+        if let Some(c) = &mut self.co {
+            if c.sealed_seq < c.seq {
+                c.sealed_seq = c.seq;
+                c.sealed.push_back((no, c.seq));
+            }
+        }
+    }
+
+    pub(crate) fn coord_persisted(&mut self) {
+        let durable = self.durable;
+        let Some(c) = &mut self.co else { return };
+        let mut moved = false;
+        while let Some((_, seq)) = c.sealed.pop_front_if(|(no, _)| *no <= durable) {
+            c.own_acked = seq;
+            moved = true;
+        }
+        if moved {
+            self.release();
+        }
+    }
+
+    pub(crate) fn coord_blob(&mut self, hash: Hash) {
+        let Some(c) = &mut self.co else { return };
+        c.own_blobs.retain(|_, set| {
+            set.remove(&hash);
+            !set.is_empty()
+        });
+        self.release();
+    }
+
+    // ---- the replicas' streams ----
+
+    /// Fills each stream's window.
+    pub(crate) fn replicate(&mut self) {
+        let Some(c) = &mut self.co else { return };
+        let (epoch, seq_now) = (c.epoch, c.seq);
+        let mut sends = Vec::new();
+        for (p, f) in c.followers.iter_mut().filter(|(_, f)| f.streams()) {
+            while f.in_flight() < REPL_WINDOW && (!f.queue.is_empty() || !f.told_synced || !f.dels.is_empty()) {
+                let mut recs: BTreeMap<TaskId, Blob> = BTreeMap::new();
+                let mut size = 0;
+                while let Some((seq, id)) = f.queue.front().copied() {
+                    if recs.len() >= ITEMS_MAX || size >= BYTES_MAX {
+                        break;
+                    }
+                    f.queue.pop_front();
+                    f.sent_upto = f.sent_upto.max(seq);
+                    if recs.contains_key(&id) {
+                        continue;
+                    }
+                    if let Some(b) = self.table.bytes(&id) {
+                        size += b.len();
+                        recs.insert(id, Blob(b.into()));
+                    }
+                }
+                let synced = f.queue.is_empty();
+                if synced {
+                    f.sent_upto = seq_now;
+                }
+                f.told_synced |= synced;
+                let upto = if f.catching { if synced { f.sent_upto } else { 0 } } else { f.sent_upto };
+                if synced {
+                    f.catching = false;
+                }
+                f.windows.push_back((upto, size + 64));
+                let dels = core::mem::take(&mut f.dels);
+                let floors = core::mem::take(&mut f.floors);
+                let settings = f.settings.take();
+                let w = Write { epoch, upto, recs: recs.into_values().collect(), dels, floors, settings, synced, ext: Default::default() };
+                sends.push((*p, w));
+            }
+        }
+        for (p, w) in sends {
+            self.send(p, Message::Write(w));
+        }
+    }
+
+    pub(crate) fn on_ack(&mut self, from: Peer, a: Ack) {
+        let now = self.now;
+        let Some(c) = &mut self.co else { return };
+        let Some(f) = c.followers.get_mut(&from) else { return };
+        // W4: only an acknowledgement of this epoch, store and boot counts.
+        if a.epoch != c.epoch || a.store != f.store || a.boot != f.boot || a.upto > c.seq {
+            return self.event(Event::Dropped("ack"));
+        }
+        f.progress_at = now;
+        while f.windows.pop_front_if(|(upto, _)| *upto <= a.upto).is_some() {}
+        f.acked = f.acked.max(a.upto);
+        let epoch = c.epoch;
+        if f.stage == Stage::Catching && f.told_synced && !f.catching && a.upto >= f.join_seq {
+            f.stage = Stage::Joined;
+            self.event(Event::Joined(epoch, from));
+        }
+        self.release();
+    }
+
+    // ---- as a replica ----
+
+    pub(crate) fn on_write(&mut self, from: Peer, w: Write) {
+        let Some(l) = self.leader.as_ref().filter(|l| l.epoch == w.epoch && l.peer == from && w.epoch == self.side.promised) else {
+            return self.event(Event::Dropped("write_of_another_epoch"));
+        };
+        let _ = l;
+        let mut blobs = BTreeSet::new();
+        for raw in w.recs {
+            match crate::record::decode_rec(&raw.0) {
+                Ok(rec) => {
+                    blobs.extend(rec.blobs().filter(|h| !self.blobs.contains(h)));
+                    self.apply(rec, raw.0, from);
+                }
+                Err(_) => self.event(Event::Alarm("bad_record")),
+            }
+        }
+        for f in w.floors {
+            self.raise_floor(f);
+        }
+        for id in w.dels {
+            // G3: only what has an outcome and is below the floor.
+            if self.below_floor(&id) && self.table.get(&id).is_some_and(Rec::terminal) {
+                self.forget(&id);
+            }
+        }
+        if let Some(s) = w.settings {
+            self.adopt_settings(s);
+        }
+        if w.synced && !self.synced {
+            self.synced = true;
+            self.advert_soon();
+        }
+        self.acks.push_back(crate::mesh::PendingAck { upto: w.upto, blobs });
+        self.send_acks();
+    }
+
+    /// W3: a newer version replaces an older one; equal versions are equal bytes; what is settled stays.
+    fn apply(&mut self, rec: Rec, bytes: Vec<u8>, from: Peer) {
+        let id = rec.id;
+        if let Some(mine) = self.table.get(&id) {
+            if rec.ver == mine.ver && self.table.bytes(&id) != Some(bytes.as_slice()) {
+                return self.event(Event::Alarm("equal_version_other_bytes"));
+            }
+            if rec.ver <= mine.ver {
+                return;
+            }
+            let regress =
+                (mine.outcome.is_some() && rec.outcome.is_none()) || (mine.delivered && !rec.delivered) || (mine.cancel && !rec.cancel);
+            if regress {
+                return self.event(Event::Alarm("regressing_write"));
+            }
+        }
+        for h in rec.blobs().filter(|h| !self.blobs.contains(h)).collect::<Vec<_>>() {
+            let worker = rec.outcome.as_ref().and_then(|o| o.worker).unwrap_or(from);
+            self.fetch(h, &[from, worker, id.origin.peer]);
+        }
+        self.top = self.top.max(rec.ver);
+        self.put(Key::task(&id), bytes.clone());
+        self.table.put(rec, bytes);
+    }
+
+    /// Acknowledges, in order, every write whose blobs are here.
+    pub(crate) fn send_acks(&mut self) {
+        let mut upto = None;
+        while let Some(a) = self.acks.front_mut() {
+            a.blobs.retain(|h| !self.blobs.contains(h));
+            if !a.blobs.is_empty() {
+                break;
+            }
+            upto = Some(a.upto.max(upto.unwrap_or(0)));
+            self.acks.pop_front();
+        }
+        let (Some(upto), Some(l), false) = (upto, &self.leader, self.store_bad) else { return };
+        let (to, epoch) = (l.peer, l.epoch);
+        self.acked_upto = self.acked_upto.max(upto);
+        let ack = Ack { epoch, store: self.store, boot: self.boot, upto: self.acked_upto, ext: Default::default() };
+        self.send_durable(to, Message::Ack(ack));
+    }
+
+    /// Deletes a record and the blobs only it named.
+    pub(crate) fn forget(&mut self, id: &TaskId) {
+        let Some(rec) = self.table.remove(id) else { return };
+        self.delete(Key::task(id));
+        for h in rec.blobs() {
+            self.drop_blob(h);
+        }
+    }
+
+    // ---- blobs (W4) ----
+
+    /// Gets a blob from `first` or any other usable peer.
+    pub(crate) fn fetch(&mut self, hash: Hash, first: &[Peer]) {
+        if self.blobs.contains(&hash) || self.fetching.contains_key(&hash) || self.fetching.len() >= 4_096 {
+            return;
+        }
+        self.fetching.insert(hash, self.now);
+        let mut from: Vec<Peer> = Vec::new();
+        let known = self.view.usable().collect::<Vec<_>>();
+        for p in first.iter().copied().chain(known) {
+            if p != self.me && !from.contains(&p) && from.len() < 8 {
+                from.push(p);
+            }
+        }
+        self.output(Output::Fetch(hash, crate::spec::PAYLOAD_MAX.max(64 << 20), from));
+    }
+
+    pub(crate) fn on_blob(&mut self, hash: Hash, ok: bool) {
+        self.fetching.remove(&hash);
+        if !ok {
+            self.event(Event::Dropped("blob"));
+            return self.worker_blob(hash, false);
+        }
+        self.blobs.insert(hash);
+        self.send_acks();
+        self.coord_blob(hash);
+        for (from, msg) in self.parked.remove(&hash).unwrap_or_default() {
+            match msg {
+                Message::Submit(s) => self.on_submit(from, s),
+                Message::Report(r) => self.on_report(from, r),
+                _ => {}
+            }
+        }
+        self.worker_blob(hash, true);
+    }
+
+    fn drop_blob(&mut self, hash: Hash) {
+        // Two tasks may name one blob: same input, same output.  Looking through the table is rare work.
+        if !self.table.iter().any(|r| r.blobs().any(|h| h == hash)) && !self.outbox.names(hash) && !self.worker.names(hash) {
+            self.blobs.remove(&hash);
+            self.output(Output::DropBlob(hash));
+        }
+    }
+
+    /// Asks again for blobs that did not come within ten seconds.
+    pub(crate) fn tick_blobs(&mut self) {
+        let now = self.now;
+        let stale: Vec<Hash> = self.fetching.iter().filter(|(_, t)| now >= **t + 10_000).map(|(h, _)| *h).collect();
+        for h in &stale {
+            self.fetching.remove(h);
+        }
+        let wanted: BTreeSet<Hash> = self
+            .acks
+            .iter()
+            .flat_map(|a| a.blobs.iter())
+            .chain(self.co.iter().flat_map(|c| c.own_blobs.values().flatten()))
+            .chain(self.parked.keys())
+            .filter(|h| !self.blobs.contains(h))
+            .copied()
+            .collect();
+        for h in wanted {
+            let leader = self.leader().unwrap_or(self.me);
+            self.fetch(h, &[leader]);
+        }
+    }
+
+    // ---- settings ----
+
+    pub(crate) fn adopt_settings(&mut self, s: Settings) {
+        let newer = self.settings.as_ref().is_none_or(|o| (s.epoch, s.seq) > (o.epoch, o.seq));
+        if newer {
+            self.put(Key::settings(), crate::codec::encode(&s));
+            self.settings = Some(s);
+        }
+    }
+
+    pub(crate) fn coord_floor(&mut self, f: Floor) {
+        if let Some(c) = &mut self.co {
+            for r in c.followers.values_mut().filter(|r| r.streams()) {
+                if r.floors.len() < ITEMS_MAX {
+                    r.floors.push(f);
+                    r.told_synced = false;
+                }
+            }
+        }
+    }
+
+    // ---- upkeep ----
+
+    pub(crate) fn heartbeat(&mut self) -> Hb {
+        let weight = self.weight();
+        let strategy = self.settings.as_ref().map_or_else(Default::default, |s| s.strategy);
+        let root = self.table.root();
+        let queue = self.queue_numbers();
+        let now = self.now;
+        let mut hb = Hb {
+            epoch: Epoch::ZERO,
+            weight,
+            heard: Vec::new(),
+            stable_seq: 0,
+            pending: 0,
+            root,
+            replicas: Vec::new(),
+            queue,
+            strategy,
+            beat: 0,
+            ext: Default::default(),
+        };
+        if let Some(c) = &mut self.co {
+            c.beat += 1;
+            hb.epoch = c.epoch;
+            hb.beat = c.beat;
+            hb.heard = c.heard.iter().filter(|(_, t)| now.saturating_sub(**t) < T_SUSPECT_MS).map(|(p, _)| *p).take(64).collect();
+            hb.stable_seq = c.stable;
+            hb.pending = c.seq - c.stable;
+            hb.replicas = core::iter::once(self.me).chain(c.replicas.keys().copied()).take(64).collect();
+        }
+        hb
+    }
+
+    pub(crate) fn tick_coord(&mut self) {
+        self.tick_blobs();
+        let Some(c) = &self.co else { return };
+        if self.now >= c.hb_at {
+            let hb = self.heartbeat();
+            let after = self.last_no();
+            self.output(Output::Publish { msg: crate::message::Gossip::Hb(hb), after });
+            if let Some(c) = &mut self.co {
+                c.hb_at = self.now + HB_MS;
+            }
+        }
+        if let Some(t) = self.co.as_ref().map(|c| c.hb_at) {
+            self.wake_at(t);
+        }
+        self.drop_stalled();
+        self.choose_replicas();
+        self.release_followers();
+        self.retain();
+        self.tick_schedule();
+        self.release();
+    }
+
+    /// T2: a follower that makes no progress is dropped; it re-joins when it speaks again.
+    fn drop_stalled(&mut self) {
+        let now = self.now;
+        let Some(c) = &mut self.co else { return };
+        let stalled: Vec<Peer> = c
+            .followers
+            .iter()
+            .filter(|(_, f)| (f.stage == Stage::Pulling || !f.windows.is_empty()) && now >= f.progress_at + T_STALL_MS)
+            .map(|(p, _)| *p)
+            .collect();
+        let epoch = c.epoch;
+        for p in stalled {
+            if let Some(c) = &mut self.co {
+                c.followers.remove(&p);
+                c.replicas.remove(&p);
+            }
+            self.event(Event::Dropped("stalled_follower"));
+            // Its next `Follow` starts afresh.
+            self.send(p, Message::Claim(crate::message::Claim { epoch, ext: Default::default() }));
+        }
+        self.sync_check();
+    }
+
+    /// W5: the coordinator and the best K-1 followers, sticky.
+    pub(crate) fn choose_replicas(&mut self) {
+        let now = self.now;
+        let want = self.cfg.replicas.clamp(1, K.max(self.cfg.replicas)) - 1;
+        let Some(c) = self.co.as_ref().filter(|c| c.serving()) else { return };
+        let mut keep: BTreeMap<Peer, u64> =
+            c.replicas.iter().filter(|(p, _)| c.followers.contains_key(p) && self.view.is_usable(p)).map(|(p, t)| (*p, *t)).collect();
+        let mut rest: Vec<_> = c
+            .followers
+            .iter()
+            .filter(|(p, f)| !keep.contains_key(p) && f.stage != Stage::Pulling && self.view.is_usable(p))
+            .map(|(p, f)| (f.count > 0, self.view.get(p).and_then(|m| m.advert.as_ref()).map_or(0, |a| a.prio), *p))
+            .collect();
+        rest.sort_unstable();
+        while keep.len() < want {
+            let Some((_, _, p)) = rest.pop() else { break };
+            keep.insert(p, now);
+        }
+        if let Some((_, prio, p)) = rest.last().copied().filter(|_| keep.len() == want) {
+            // A clearly better one takes the seat of the weakest after ten minutes.
+            let weakest = keep
+                .iter()
+                .filter(|(_, t)| now >= **t + STICKY_MS)
+                .map(|(q, _)| (self.view.get(q).and_then(|m| m.advert.as_ref()).map_or(0, |a| a.prio), *q))
+                .min();
+            if let Some((low, q)) = weakest.filter(|(low, _)| *low < prio) {
+                let _ = low;
+                keep.remove(&q);
+                keep.insert(p, now);
+            }
+        }
+        let Some(c) = &mut self.co else { return };
+        let new: Vec<Peer> = keep.keys().filter(|p| !c.replicas.contains_key(p)).copied().collect();
+        let gone: Vec<Peer> = c.replicas.keys().filter(|p| !keep.contains_key(p)).copied().collect();
+        c.replicas = keep;
+        for p in gone {
+            if let Some(f) = c.followers.get_mut(&p) {
+                f.stop_stream();
+            }
+        }
+        for p in new {
+            self.start_stream(p);
+        }
+    }
+
+    /// W5: a follower that is no replica may drop its copy once enough replicas have everything.
+    fn release_followers(&mut self) {
+        let k = self.cfg.replicas;
+        let Some(c) = &self.co else { return };
+        if !c.serving() || c.stable < c.seq {
+            return;
+        }
+        let alive = c.followers.keys().filter(|p| self.view.is_usable(p)).count() + 1;
+        let synced = c.holders().filter(|(_, f)| f.acked >= c.seq).count() + 1;
+        if synced < k.min(alive) || c.own_upto() < c.seq {
+            return;
+        }
+        let epoch = c.epoch;
+        let root = self.table.root();
+        let free: Vec<Peer> = c
+            .followers
+            .iter()
+            .filter(|(p, f)| f.stage == Stage::Plain && f.count > 0 && !c.replicas.contains_key(p))
+            .map(|(p, _)| *p)
+            .collect();
+        for p in free {
+            if let Some(f) = self.co.as_mut().and_then(|c| c.followers.get_mut(&p)) {
+                f.count = 0;
+            }
+            self.send(p, Message::Release(crate::message::Release { epoch, root, ext: Default::default() }));
+        }
+    }
+
+    /// G3: ended tasks below the floor go when there are too many, or they are too old.
+    fn retain(&mut self) {
+        if self.co.as_ref().is_none_or(|c| !c.serving()) {
+            return;
+        }
+        let over = self.table.ended_len().saturating_sub(RETAIN_COUNT);
+        let wall = self.wall;
+        let mut gone = Vec::new();
+        for (i, id) in self.table.ended().enumerate().take(ITEMS_MAX) {
+            let old = self.table.get(id).and_then(|r| r.outcome.as_ref()).is_some_and(|o| o.ended_at + RETAIN_MS < wall);
+            if (i < over || old) && self.below_floor(id) {
+                gone.push(*id);
+            }
+        }
+        for id in gone {
+            self.sched_forget(&id);
+            self.forget(&id);
+            if let Some(c) = &mut self.co {
+                for f in c.followers.values_mut().filter(|f| f.streams()) {
+                    f.dels.push(id);
+                }
+            }
+        }
+    }
+
+    // ---- the end of an epoch ----
+
+    /// E8: a new epoch of the same coordinator.  What was not stable is written again.
+    pub(crate) fn reclaim(&mut self, epoch: Epoch) {
+        let now = self.now;
+        let Some(c) = &mut self.co else { return };
+        c.epoch = epoch;
+        c.reclaimed_at = now;
+        c.seq = 0;
+        c.stable = 0;
+        c.own_acked = 0;
+        c.sealed.clear();
+        c.sealed_seq = 0;
+        c.own_blobs.clear();
+        c.written_at.clear();
+        c.followers.clear();
+        c.replicas.clear();
+        c.fewer_since = None;
+        c.heard.clear();
+        let effects = core::mem::take(&mut c.effects);
+        let submits = core::mem::take(&mut c.submits);
+        for id in submits.into_values().flatten() {
+            self.ack_submit(&id);
+        }
+        for e in effects.into_values().flatten() {
+            match e.task() {
+                Some(id) => self.effect(&id, e),
+                None => self.settings_effect(e),
+            }
+        }
+    }
+
+    pub(crate) fn settings_effect(&mut self, e: Effect) {
+        // Settings ride on the next write: they are stable when it is.
+        let Some(c) = &mut self.co else { return };
+        c.seq += 1;
+        let seq = c.seq;
+        c.written_at.push_back((seq, self.now));
+        let s = self.settings.clone();
+        for f in c.followers.values_mut().filter(|f| f.streams()) {
+            f.settings.clone_from(&s);
+            f.told_synced = false;
+        }
+        c.effects.entry(seq).or_default().push(e);
+        if let Some(s) = s {
+            self.put(Key::settings(), crate::codec::encode(&s));
+        }
+    }
+
+    /// W6: stop coordinating, drop what only a coordinator knows.
+    pub(crate) fn step_down(&mut self, why: &'static str) {
+        if let Some(c) = self.co.take() {
+            self.parked.clear();
+            self.event(Event::SteppedDown(c.epoch, why));
+        }
+    }
+}
+
+impl Effect {
+    pub(crate) fn task(&self) -> Option<TaskId> {
+        match self {
+            Self::Assign(id, _)
+            | Self::Kill(id, ..)
+            | Self::Deliver(id)
+            | Self::ReportAck(id, ..)
+            | Self::CancelAck(id, ..)
+            | Self::Settled(id, _) => Some(*id),
+            Self::Answer(..) | Self::SettingsAck(..) => None,
+        }
+    }
+}
