@@ -1,5 +1,5 @@
 #![no_std]
-#![deny(missing_docs, unreachable_pub)]
+#![deny(missing_docs)]
 //! The rules of the mesh: a deterministic, sans-IO core.
 extern crate alloc;
 pub mod codec;

@@ -1,0 +1,148 @@
+//! `clawmesh up`.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Args;
+
+use super::spec::duration;
+use crate::output::Failure;
+
+/// Longest name of a node or a mesh, characters.
+const NAME_MAX: usize = 64;
+
+/// The flags as typed.
+#[derive(Debug, Args)]
+pub(super) struct Flags {
+    /// Port of the API on 127.0.0.1; 0 takes any free one.
+    #[arg(long, default_value_t = 8888, value_name = "N")]
+    api_port: u16,
+    /// Port of the mesh on all addresses; 0 takes any free one.
+    #[arg(long, default_value_t = 8889, value_name = "N")]
+    mesh_port: u16,
+    /// Join the mesh of this ticket ('clawmesh invite' on a member prints it).
+    #[arg(long, value_name = "TICKET", conflicts_with = "new_mesh")]
+    join: Option<String>,
+    /// Name of a mesh to create; without it, a new mesh gets a name by itself.
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    new_mesh: Option<String>,
+    /// The node's name [default: the host name].
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    name: Option<String>,
+    /// Tasks run at once [default: the number of cores].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    slots: Option<u32>,
+    /// Rank among the candidates for coordinator; the highest coordinates.
+    #[arg(long, value_name = "N")]
+    priority: Option<u32>,
+    /// Silence after which a node counts as lost and its tasks run elsewhere.
+    #[arg(long, default_value = "60s", value_name = "DURATION", value_parser = lost_after)]
+    lost_after: Duration,
+    /// Run no commands for others: skills only.
+    #[arg(long)]
+    no_commands: bool,
+    /// Do not look for nodes on the local network.
+    #[arg(long)]
+    no_mdns: bool,
+    /// A label that tasks can ask for; may be given several times.
+    #[arg(long = "label", value_name = "LABEL", value_parser = label)]
+    labels: Vec<String>,
+    /// A directory of skills, on top of the usual ones; may be given several times.
+    #[arg(long, value_name = "DIR")]
+    skills: Vec<PathBuf>,
+    /// Address of a node (host:port or a multiaddr) to connect to; may be given several times.
+    #[arg(long = "peer", value_name = "ADDRESS")]
+    peers: Vec<String>,
+    /// The Tailscale client.
+    #[arg(long, hide = true, value_name = "PATH")]
+    tailscale_command: Option<PathBuf>,
+    /// Listen for the mesh on 127.0.0.1 only.
+    #[arg(long, hide = true)]
+    loopback_only: bool,
+}
+
+/// What the daemon starts with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UpArgs {
+    /// The home directory, absolute; perhaps not there yet.
+    pub(crate) home: PathBuf,
+    /// Port of the API; 0 = any.
+    pub(crate) api_port: u16,
+    /// Port of the mesh; 0 = any.
+    pub(crate) mesh_port: u16,
+    /// A ticket to join with, as typed.
+    pub(crate) join: Option<String>,
+    /// Name of a mesh to create; never together with `join`.
+    pub(crate) new_mesh: Option<String>,
+    /// The node's name, 1 to 64 characters without control characters; none = the host's.
+    pub(crate) name: Option<String>,
+    /// Tasks at once, 0 to 10,000; none = the number of cores.
+    pub(crate) slots: Option<u32>,
+    /// Rank among candidates; none = what the home remembers, or the default.
+    pub(crate) priority: Option<u32>,
+    /// Silence after which a worker is lost, 1 s to 1 day.
+    pub(crate) lost_after: Duration,
+    /// Run commands for members.
+    pub(crate) commands: bool,
+    /// Find nodes by mDNS.
+    pub(crate) mdns: bool,
+    /// Labels, each 1 to 64 characters.
+    pub(crate) labels: Vec<String>,
+    /// Directories of skills on top of the usual ones.
+    pub(crate) skills: Vec<PathBuf>,
+    /// Addresses to dial, as typed.
+    pub(crate) peers: Vec<String>,
+    /// Program to ask for the tailnet's peers; none = `tailscale` where it is installed.
+    pub(crate) tailscale_command: Option<PathBuf>,
+    /// Listen for the mesh on 127.0.0.1 only.
+    pub(crate) loopback_only: bool,
+}
+
+impl Flags {
+    pub(super) fn into_args(self, home: PathBuf) -> Result<UpArgs, Failure> {
+        if let Some(dir) = self.skills.iter().find(|d| !d.is_dir()) {
+            return Err(Failure::usage(format!("{} is not a directory, so it holds no skills", dir.display())));
+        }
+        Ok(UpArgs {
+            home,
+            api_port: self.api_port,
+            mesh_port: self.mesh_port,
+            join: self.join.map(|t| t.trim().to_owned()),
+            new_mesh: self.new_mesh,
+            name: self.name,
+            slots: self.slots,
+            priority: self.priority,
+            lost_after: self.lost_after,
+            commands: !self.no_commands,
+            mdns: !self.no_mdns,
+            labels: self.labels,
+            skills: self.skills,
+            peers: self.peers,
+            tailscale_command: self.tailscale_command,
+            loopback_only: self.loopback_only,
+        })
+    }
+}
+
+fn name(typed: &str) -> Result<String, String> {
+    let n = typed.chars().count();
+    if n == 0 || n > NAME_MAX || typed.chars().any(char::is_control) || typed.trim() != typed {
+        return Err(format!("a name has 1 to {NAME_MAX} characters, no control characters, and no space at its ends"));
+    }
+    Ok(typed.to_owned())
+}
+
+fn label(typed: &str) -> Result<String, String> {
+    let n = typed.chars().count();
+    if n == 0 || n > NAME_MAX || typed.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return Err(format!("a label has 1 to {NAME_MAX} characters and no spaces"));
+    }
+    Ok(typed.to_owned())
+}
+
+fn lost_after(typed: &str) -> Result<Duration, String> {
+    let d = duration(typed)?;
+    if d < Duration::from_secs(1) || d > Duration::from_secs(86_400) {
+        return Err("it must be 1s to 1day: below, a short pause of a machine would run its tasks twice".into());
+    }
+    Ok(d)
+}

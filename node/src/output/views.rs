@@ -1,0 +1,348 @@
+//! Tables of tasks, nodes, skills and the mesh.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clawmesh_protocol::face::{ExplainView, MemberView, QueueView, SkillView, State, TaskView};
+
+use super::{Failure, Mode, Output, Text, Tone};
+use crate::api::types::{Ended, StatusReport};
+
+impl Output {
+    /// The node and its mesh.
+    ///
+    /// # Errors
+    /// As for [`Output::raw`].
+    pub(crate) fn status(&self, s: &StatusReport) -> Result<(), Failure> {
+        match self.mode() {
+            Mode::Json => return self.json(s),
+            Mode::Quiet => return self.line(&s.view.role),
+            Mode::Human => {}
+        }
+        let v = &s.view;
+        let coordinator = match v.coordinator {
+            Some(c) if c == v.node => "this node".to_owned(),
+            Some(c) if v.coordinator_name.is_empty() => c.to_string(),
+            Some(_) => v.coordinator_name.clone(),
+            None => "nobody at the moment".to_owned(),
+        };
+        let mut text = format!(
+            "mesh         {}\nnode         {} ({})\ncoordinator  {coordinator}, epoch {}\nrole         {}{}\n",
+            s.mesh,
+            v.name,
+            v.node,
+            v.epoch,
+            v.role,
+            if v.draining { ", draining: takes no new tasks" } else { "" },
+        );
+        text.push_str(&format!("queue        {}\n", queue(&v.queue)));
+        text.push_str(&format!("strategy     {}\nAPI          http://{}\n", v.strategy, s.api));
+        if v.store_bad {
+            text.push_str("store        the disk refuses writes: free some space on the disk of the home\n");
+        }
+        text.push('\n');
+        self.raw(text.as_bytes())?;
+        self.nodes(&v.members)
+    }
+
+    /// The members of the mesh.
+    ///
+    /// # Errors
+    /// As for [`Output::raw`].
+    pub(crate) fn nodes(&self, members: &[MemberView]) -> Result<(), Failure> {
+        if self.mode() == Mode::Json {
+            return self.json(members);
+        }
+        let rows = members
+            .iter()
+            .map(|m| {
+                let tone = match m.state.as_str() {
+                    "online" => Tone::Good,
+                    "suspect" | "draining" => Tone::Warn,
+                    _ => Tone::Bad,
+                };
+                let mut marks = Vec::new();
+                if m.coordinator {
+                    marks.push("coordinator");
+                }
+                if m.this {
+                    marks.push("this node");
+                }
+                vec![
+                    Text::from(&m.name),
+                    Text::new(&m.state, tone),
+                    Text::from(m.priority),
+                    Text::from(format!("{}/{}", m.running, m.slots)),
+                    Text::from(format!("{}% of {}", m.facts.cpu_percent, m.facts.cpus)),
+                    Text::from(format!("{}/{} MiB", m.facts.memory_free_mib, m.facts.memory_mib)),
+                    Text::from(format!("{} {}", m.facts.platform, m.facts.arch)),
+                    Text::from(m.skills.len()),
+                    Text::new(m.node, Tone::Dim),
+                    Text::from(marks.join(", ")),
+                ]
+            })
+            .collect();
+        self.table(&["NAME", "STATE", "PRIORITY", "TASKS", "CPU", "FREE MEMORY", "PLATFORM", "SKILLS", "ID", ""], rows)
+    }
+
+    /// A list of tasks.
+    ///
+    /// # Errors
+    /// As for [`Output::raw`].
+    pub(crate) fn tasks(&self, tasks: &[TaskView]) -> Result<(), Failure> {
+        if self.mode() == Mode::Json {
+            return self.json(tasks);
+        }
+        let now = wall_ms();
+        let rows = tasks
+            .iter()
+            .map(|t| {
+                let last = t.attempts.last();
+                let place = last.map_or("", |a| a.name.as_str());
+                vec![
+                    Text::from(t.id),
+                    Text::new(t.state.word(), tone(t.state)),
+                    Text::from(t.priority),
+                    Text::from(place),
+                    Text::from(t.exit_code.map_or_else(String::new, |c| c.to_string())),
+                    Text::from(ago(now, t.submitted_at)),
+                    Text::from(&t.title),
+                    Text::new(&t.reason, Tone::Dim),
+                ]
+            })
+            .collect();
+        self.table(&["ID", "STATE", "PRIORITY", "NODE", "EXIT", "SUBMITTED", "TASK", "WHY"], rows)
+    }
+
+    /// One task with its attempts.
+    ///
+    /// # Errors
+    /// As for [`Output::raw`].
+    pub(crate) fn task(&self, t: &TaskView) -> Result<(), Failure> {
+        match self.mode() {
+            Mode::Json => return self.json(t),
+            Mode::Quiet => return self.line(t.state.word()),
+            Mode::Human => {}
+        }
+        let reason = if t.reason.is_empty() { String::new() } else { format!(": {}", t.reason) };
+        let origin = if t.origin_name.is_empty() { t.origin.to_string() } else { t.origin_name.clone() };
+        let mut text = format!(
+            "task       {}\nwhat       {} ({})\nstate      {}{reason}\npriority   {}\nsubmitted  {} on {origin}\ncopies     {}\n",
+            t.id,
+            clean(&t.title),
+            t.kind,
+            t.state.word(),
+            t.priority,
+            stamp(t.submitted_at),
+            t.copies,
+        );
+        if let Some(end) = t.ended_at {
+            text.push_str(&format!("ended      {}\n", stamp(end)));
+        }
+        if t.cancel && !t.state.ended() {
+            text.push_str("cancel     asked for\n");
+        }
+        if t.attempts_dropped > 0 {
+            text.push_str(&format!("attempts   {} older ones are no longer listed\n", t.attempts_dropped));
+        }
+        self.raw(clean_lines(&text).as_bytes())?;
+        if t.attempts.is_empty() {
+            return Ok(());
+        }
+        self.raw(b"\n")?;
+        let rows = t
+            .attempts
+            .iter()
+            .map(|a| {
+                let took = a.ended_at.map_or_else(String::new, |e| span(e.saturating_sub(a.started_at)));
+                vec![
+                    Text::from(a.number),
+                    Text::from(if a.name.is_empty() { a.node.to_string() } else { a.name.clone() }),
+                    Text::from(&a.state),
+                    Text::from(a.exit_code.map_or_else(String::new, |c| c.to_string())),
+                    Text::from(stamp(a.started_at)),
+                    Text::from(took),
+                    Text::from(&a.reason),
+                ]
+            })
+            .collect();
+        self.table(&["ATTEMPT", "NODE", "STATE", "EXIT", "STARTED", "TOOK", "WHY"], rows)
+    }
+
+    /// Why a task waits, or why it went where it went.
+    ///
+    /// # Errors
+    /// As for [`Output::raw`].
+    pub(crate) fn explain(&self, e: &ExplainView) -> Result<(), Failure> {
+        match self.mode() {
+            Mode::Json => return self.json(e),
+            Mode::Quiet => return self.line(&e.verdict),
+            Mode::Human => {}
+        }
+        let mut text = format!("{} is {}: {}\nstrategy: {}\n", e.id, e.state.word(), e.verdict, e.strategy);
+        if let Some(ahead) = e.ahead {
+            text.push_str(&format!("before it in the queue: {ahead}\n"));
+        }
+        if let Some(placed) = &e.placed {
+            text.push_str(&format!("last placement: {placed}\n"));
+        }
+        self.raw(clean_lines(&text).as_bytes())?;
+        if e.nodes.is_empty() {
+            return Ok(());
+        }
+        self.raw(b"\n")?;
+        let rows = e
+            .nodes
+            .iter()
+            .map(|n| {
+                vec![
+                    Text::from(if n.name.is_empty() { n.node.to_string() } else { n.name.clone() }),
+                    if n.fits { Text::new("yes", Tone::Good) } else { Text::new("no", Tone::Warn) },
+                    Text::from(n.score.map_or_else(String::new, |s| s.to_string())),
+                    Text::from(&n.reason),
+                ]
+            })
+            .collect();
+        self.table(&["NODE", "FITS", "SCORE", "WHY"], rows)
+    }
+
+    /// How tasks ended.
+    ///
+    /// # Errors
+    /// As for [`Output::raw`].
+    pub(crate) fn ended(&self, ends: &[Ended]) -> Result<(), Failure> {
+        if self.mode() == Mode::Json {
+            return self.json(ends);
+        }
+        let rows = ends
+            .iter()
+            .map(|e| {
+                vec![
+                    Text::from(e.id),
+                    Text::new(e.state.word(), tone(e.state)),
+                    Text::from(e.exit_code.map_or_else(String::new, |c| c.to_string())),
+                    Text::from(&e.reason),
+                ]
+            })
+            .collect();
+        self.table(&["ID", "STATE", "EXIT", "WHY"], rows)
+    }
+
+    /// The skills of the mesh.
+    ///
+    /// # Errors
+    /// As for [`Output::raw`].
+    pub(crate) fn skills(&self, skills: &[SkillView]) -> Result<(), Failure> {
+        if self.mode() == Mode::Json {
+            return self.json(skills);
+        }
+        let rows = skills
+            .iter()
+            .map(|s| {
+                let live: Vec<&str> = s.nodes.iter().filter(|n| n.2).map(|n| n.1.as_str()).collect();
+                vec![
+                    Text::from(&s.name),
+                    Text::from(&s.version),
+                    Text::from(if s.runnable { "mesh" } else { "agent" }),
+                    if live.is_empty() { Text::new("no live node", Tone::Warn) } else { Text::from(live.join(", ")) },
+                    Text::new(s.hash.get(..8).unwrap_or(&s.hash), Tone::Dim),
+                    Text::from(&s.description),
+                ]
+            })
+            .collect();
+        self.table(&["NAME", "VERSION", "RUN BY", "NODES", "HASH", "DESCRIPTION"], rows)
+    }
+}
+
+fn tone(state: State) -> Tone {
+    match state {
+        State::Completed => Tone::Good,
+        State::Failed | State::Timeout => Tone::Bad,
+        State::Cancelled => Tone::Warn,
+        State::Pending | State::Scheduled | State::Running => Tone::Plain,
+    }
+}
+
+fn queue(q: &QueueView) -> String {
+    let waiting = q.critical + q.high + q.normal + q.low;
+    let parked = if q.parked == 0 { String::new() } else { format!("; no live node can run {} of them", q.parked) };
+    format!(
+        "{waiting} waiting (critical {}, high {}, normal {}, low {}){parked}, {} running, {} ended",
+        q.critical, q.high, q.normal, q.low, q.running, q.ended
+    )
+}
+
+/// Control characters in words that came from elsewhere must not reach a terminal.
+fn clean(s: &str) -> String {
+    s.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn clean_lines(s: &str) -> String {
+    s.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
+}
+
+/// Now by the wall clock, ms since 1970.
+fn wall_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// A wall-clock time in UTC to the second.
+fn stamp(ms: u64) -> String {
+    // Beyond the year 9999 there is no such text.
+    if ms > 253_402_300_799_000 {
+        return "?".to_owned();
+    }
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(ms)).to_string()
+}
+
+/// A span in at most two units.
+fn span(ms: u64) -> String {
+    if ms < 10_000 {
+        return humantime::format_duration(Duration::from_millis(ms)).to_string();
+    }
+    let text = humantime::format_duration(Duration::from_secs(ms / 1_000)).to_string();
+    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+fn ago(now: u64, then: u64) -> String {
+    let s = now.saturating_sub(then) / 1_000;
+    if s == 0 { "now".to_owned() } else { format!("{} ago", span(s * 1_000)) }
+}
+
+/// The skill with its whole account.
+pub(crate) fn skill_lines(s: &SkillView) -> String {
+    let mut text = format!("skill        {}\nhash         {}\n", s.name, s.hash);
+    for (key, value) in [("version", s.version.as_str()), ("category", &s.category), ("description", &s.description)] {
+        if !value.is_empty() {
+            text.push_str(&format!("{key:<12} {value}\n"));
+        }
+    }
+    if !s.tags.is_empty() {
+        text.push_str(&format!("tags         {}\n", s.tags.join(", ")));
+    }
+    text.push_str(if s.runnable { "run by       the mesh\n" } else { "run by       an agent\n" });
+    for (peer, name, live) in &s.nodes {
+        text.push_str(&format!("node         {name} ({peer}){}\n", if *live { "" } else { ", offline" }));
+    }
+    clean_lines(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_short_and_never_panic() {
+        assert_eq!(span(1_500), "1s 500ms");
+        assert_eq!(span(3_725_000), "1h 2m");
+        assert_eq!(ago(10_000, 10_400), "now");
+        assert_eq!(ago(70_000, 8_000), "1m 2s ago");
+        assert_eq!(stamp(u64::MAX), "?");
+        assert_eq!(stamp(0), "1970-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn control_characters_of_others_do_not_reach_the_terminal() {
+        assert_eq!(clean("a\u{1b}[31mb\nc"), "a [31mb c");
+        assert_eq!(clean_lines("a\u{7}\nb"), "a \nb");
+    }
+}

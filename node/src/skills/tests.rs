@@ -1,0 +1,694 @@
+//! Skill folders as people write them, and OpenClaw's own verdicts on forty real ones.
+
+use super::*;
+use serde_json::Value;
+use std::fs;
+
+struct Home(tempfile::TempDir);
+
+impl Home {
+    fn new() -> Home {
+        Home(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn roots(&self) -> Vec<Root> {
+        vec![Root::skills(self.path())]
+    }
+
+    fn put(&self, path: &str, text: &str) -> &Home {
+        let path = self.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+        self
+    }
+
+    fn scan(&self) -> Scan {
+        scan(&self.roots(), &host())
+    }
+}
+
+fn host() -> Host {
+    Host {
+        platform: "linux".into(),
+        path: std::env::var_os("PATH").unwrap(),
+        env: ["TOKEN".to_owned()].into(),
+        config: ["browser.enabled".to_owned()].into(),
+    }
+}
+
+fn skill(front: &str) -> Result<Skill, String> {
+    let home = Home::new();
+    home.put("dir-name/SKILL.md", &format!("---\n{front}\n---\nbody\n"));
+    let mut scan = home.scan();
+    match (scan.skills.pop(), scan.rejected.pop()) {
+        (Some(skill), None) => Ok(skill),
+        (None, Some(rejected)) => Err(rejected.problem.code.to_owned()),
+        other => panic!("neither one skill nor one rejection: {other:?}"),
+    }
+}
+
+#[test]
+fn our_own_declaration_is_read() {
+    let skill = skill(
+        "name: count
+description: Counts.
+metadata:
+  openclaw: { requires: { bins: [sh] }, os: [macos, linux, windows] }
+  clawmesh:
+    run: [sh, \"{baseDir}/scripts/count.sh\", 3]
+    input: text
+    output: json
+    version: 1.2.0
+    category: data_processing
+    tags: [text, count, text]
+    depends: [\"python >=1.0\"]
+    resources: { cpu: 1.5, memory: 256MiB, gpu: 0, tokens: 2 }
+    timeout: 60s",
+    )
+    .unwrap();
+    let run = skill.run.unwrap();
+    assert_eq!(run.argv, ["sh", "{baseDir}/scripts/count.sh", "3"]);
+    assert_eq!(
+        (run.input, run.json_output, run.timeout),
+        (SkillInput::Text, true, Some(Duration::from_secs(60)))
+    );
+    assert_eq!(
+        (skill.version.as_deref(), skill.category.as_deref()),
+        (Some("1.2.0"), Some("data_processing"))
+    );
+    assert_eq!(skill.tags, ["count", "text"]);
+    assert_eq!(skill.depends, ["python >=1.0"]);
+    assert_eq!(
+        (
+            skill.resources.cpu_milli,
+            skill.resources.memory_bytes,
+            skill.resources.custom["tokens"]
+        ),
+        (1500, 256 << 20, 2000)
+    );
+    assert_eq!(skill.os, ["darwin", "linux", "win32"]);
+    assert_eq!(skill.notes.len(), 2);
+    assert!(skill.eligible && skill.shareable);
+}
+
+#[test]
+fn a_declaration_that_cannot_be_meant_is_refused() {
+    for wrong in [
+        "run: sh -c true",
+        "run: []",
+        "run: [\"\"]",
+        "run: [[a]]",
+        "{ run: [sh], input: yaml }",
+        "{ run: [sh], output: xml }",
+        "{ run: [sh], timeout: soon }",
+        "{ run: [sh], timeout: 0s }",
+        "{ run: [sh], resources: { memory: lots } }",
+        "{ run: [sh], resources: { cpu: -1 } }",
+        "{ version: [1] }",
+        "7",
+    ] {
+        let front = match wrong.starts_with("run") {
+            true => format!("description: x\nmetadata:\n  clawmesh:\n    {wrong}"),
+            false => format!("description: x\nmetadata:\n  clawmesh: {wrong}"),
+        };
+        assert_eq!(skill(&front).unwrap_err(), "CLAWMESH_METADATA", "{wrong}");
+    }
+}
+
+#[test]
+fn front_matter_is_read_as_openclaw_reads_it() {
+    let of = |front: &str| skill(front).map(|skill| (skill.name, skill.description));
+    let ok = |name: &str, description: &str| Ok((name.to_owned(), description.to_owned()));
+    assert_eq!(of("description: plain"), ok("dir-name", "plain"));
+    assert_eq!(of("name: ''\ndescription: plain"), ok("dir-name", "plain"));
+    assert_eq!(
+        of("name: a\ndescription: Use for: this and: that"),
+        ok("a", "Use for: this and: that")
+    );
+    assert_eq!(
+        of("name: a\ndescription: \"closed\" too early"),
+        ok("a", "\"closed\" too early")
+    );
+    assert_eq!(
+        of("name: a\ndescription: [tag] text\nversion: 2.0"),
+        ok("a", "[tag] text")
+    );
+    assert_eq!(
+        of("name: a\nsummary: one: two\ndescription: x"),
+        ok("a", "x")
+    );
+    assert_eq!(of("name: 1.0\ndescription: yes"), ok("1", "yes"));
+    assert_eq!(
+        of("name: a\ndescription: >\n  folded\n  text"),
+        ok("a", "folded text")
+    );
+    assert_eq!(of("name: a\ndescription: true"), ok("a", "true"));
+    assert_eq!(of("name: a\ndescription: {a: b}"), ok("a", "{a: b}"));
+    assert_eq!(of("name: a"), Err("NO_DESCRIPTION".into()));
+    assert_eq!(of("name: a\ndescription:"), Err("NO_DESCRIPTION".into()));
+    assert_eq!(
+        of("name: one: two\ndescription: x").map(|_| ()),
+        Err("BLOCK_AS_IMPLICIT_KEY".into())
+    );
+    assert_eq!(
+        of("description: x\nname: a\nname: b").map(|_| ()),
+        Err("DUPLICATE_KEY".into())
+    );
+    assert_eq!(of("- a\n- b"), Err("NOT_A_MAPPING".into()));
+    assert_eq!(
+        of("name: echo\ndescription: x"),
+        Err("RESERVED_NAME".into())
+    );
+    assert_eq!(
+        of(&format!("name: {}\ndescription: x", "n".repeat(129))),
+        Err("BAD_NAME".into())
+    );
+}
+
+#[test]
+fn line_ends_marks_and_delimiters_are_forgiven_as_there() {
+    let parse = |text: &str| {
+        frontmatter::parse(text)
+            .map(|fields| fields.get("description").cloned())
+            .map_err(|problem| problem.code)
+    };
+    let x = Ok(Some("x".to_owned()));
+    assert_eq!(parse("\u{feff}---\r\ndescription: x\r\n---\r\nbody"), x);
+    assert_eq!(parse("---\rdescription: x\r---"), x);
+    assert_eq!(parse("---  \ndescription: x\n--- \t\n---\n"), x);
+    assert_eq!(parse("---\n---\n"), Ok(None));
+    assert_eq!(
+        parse("# no front matter\n---\ndescription: x\n---\n"),
+        Ok(None)
+    );
+    assert_eq!(parse(" ---\ndescription: x\n---\n"), Ok(None));
+    assert_eq!(parse("----\ndescription: x\n---\n"), Ok(None));
+    assert_eq!(parse(""), Ok(None));
+    assert_eq!(parse("---"), Ok(None));
+    assert_eq!(
+        parse("---\ndescription: x\n----\n"),
+        Err("UNTERMINATED_FRONTMATTER")
+    );
+    assert_eq!(
+        parse("---\ndescription: x\n"),
+        Err("UNTERMINATED_FRONTMATTER")
+    );
+}
+
+#[test]
+fn hostile_front_matter_is_refused_quickly() {
+    let bomb = (1..9).fold("a0: &a0 [x,x,x,x,x,x,x,x,x,x]".to_owned(), |text, n| {
+        let list = vec![format!("*a{}", n - 1); 10].join(",");
+        format!("{text}\na{n}: &a{n} [{list}]")
+    });
+    assert!(skill(&format!("description: x\n{bomb}")).is_err());
+    let deep = "[".repeat(50_000);
+    assert!(skill(&format!("description: x\ndeep: {deep}")).is_err());
+    assert!(
+        skill(&format!(
+            "description: x\nmetadata: '{}'",
+            "[".repeat(100_000)
+        ))
+        .unwrap()
+        .run
+        .is_none()
+    );
+}
+
+#[test]
+fn the_gate_names_what_is_missing() {
+    let missing = |metadata: &str| {
+        skill(&format!("description: x\nmetadata: {metadata}"))
+            .unwrap()
+            .missing
+    };
+    assert!(missing(r#"{"openclaw": {"requires": {"bins": ["sh"], "env": ["TOKEN"], "config": ["browser.enabled"]}}}"#).is_empty());
+    assert!(missing(r#"{openclaw: {requires: {anyBins: ['no-such-a', 'sh'],},},}"#).is_empty());
+    let gate = missing(
+        r#"{"clawdbot": {"os": "macos, windows", "requires": {"bins": "sh, no-such-a", "anyBins": ["no-such-b"], "env": ["NOT_SET"], "config": ["x.y"]}}}"#,
+    );
+    assert_eq!(gate.os, ["darwin", "win32"]);
+    assert_eq!(
+        (gate.bins.as_slice(), gate.any_bins.as_slice()),
+        (
+            ["no-such-a".to_owned()].as_slice(),
+            ["no-such-b".to_owned()].as_slice()
+        )
+    );
+    assert_eq!(
+        (gate.env.as_slice(), gate.config.as_slice()),
+        (
+            ["NOT_SET".to_owned()].as_slice(),
+            ["x.y".to_owned()].as_slice()
+        )
+    );
+    assert_eq!(gate.phrases().len(), 5);
+    // `always` opens everything but the platform.
+    assert!(
+        missing(r#"{"openclaw": {"always": true, "requires": {"bins": ["no-such-a"]}}}"#)
+            .is_empty()
+    );
+    assert_eq!(
+        missing(r#"{"openclaw": {"always": true, "os": ["win32"]}}"#).os,
+        ["win32"]
+    );
+    // Only the two known blocks are read, the newer one first.
+    assert!(missing(r#"{"moltbot": {"requires": {"bins": ["no-such-a"]}}}"#).is_empty());
+    assert!(missing(r#"{"openclaw": {}, "clawdbot": {"os": ["win32"]}}"#).is_empty());
+    assert!(missing("not json at all").is_empty());
+}
+
+#[test]
+fn a_broken_skill_leaves_its_neighbours_alone() {
+    let home = Home::new();
+    home.put("a/SKILL.md", "---\nname: good\ndescription: x\n---\n")
+        .put("b/SKILL.md", "---\nname: broken\n")
+        .put(
+            "c/deep/er/SKILL.md",
+            "---\nname: deep\ndescription: x\n---\n",
+        )
+        .put(
+            "d/SKILL.md",
+            "---\nname: good\ndescription: the second of that name\n---\n",
+        )
+        .put("e/skill.md", "---\nname: lower\ndescription: x\n---\n")
+        .put(
+            ".hidden/SKILL.md",
+            "---\nname: hidden\ndescription: x\n---\n",
+        )
+        .put(
+            "node_modules/f/SKILL.md",
+            "---\nname: module\ndescription: x\n---\n",
+        )
+        .put(
+            "a/nested/SKILL.md",
+            "---\nname: nested\ndescription: x\n---\n",
+        )
+        .put(
+            "big/SKILL.md",
+            &format!(
+                "---\nname: big\ndescription: x\n---\n{}",
+                "x".repeat(256_000)
+            ),
+        );
+    fs::create_dir_all(home.path().join("odd/SKILL.md")).unwrap();
+    let scan = home.scan();
+    let names: Vec<&str> = scan
+        .skills
+        .iter()
+        .map(|skill| skill.name.as_str())
+        .collect();
+    assert_eq!(names, ["deep", "good"]);
+    assert_eq!(scan.skill("good").unwrap().description, "x");
+    assert!(scan.skill("broken").is_none());
+    let codes: BTreeSet<&str> = scan
+        .rejected
+        .iter()
+        .map(|rejected| rejected.problem.code)
+        .collect();
+    assert_eq!(
+        codes,
+        BTreeSet::from([
+            "UNTERMINATED_FRONTMATTER",
+            "DUPLICATE_NAME",
+            "TOO_LARGE",
+            "NOT_A_FILE"
+        ])
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn links_may_not_lead_out_of_the_root() {
+    use std::os::unix::fs::symlink;
+    let home = Home::new();
+    let outside = Home::new();
+    outside.put("s/SKILL.md", "---\nname: outside\ndescription: x\n---\n");
+    home.put("real/SKILL.md", "---\nname: real\ndescription: x\n---\n")
+        .put("file/other", "x");
+    symlink(outside.path().join("s"), home.path().join("linked-folder")).unwrap();
+    symlink(
+        outside.path().join("s/SKILL.md"),
+        home.path().join("file/SKILL.md"),
+    )
+    .unwrap();
+    symlink(outside.path(), home.path().join("linked-parent")).unwrap();
+    symlink(home.path(), home.path().join("circle")).unwrap();
+    symlink("nowhere", home.path().join("dangling")).unwrap();
+    let scan = home.scan();
+    assert_eq!(
+        scan.skills
+            .iter()
+            .map(|skill| skill.name.as_str())
+            .collect::<Vec<_>>(),
+        ["real"]
+    );
+    let codes: Vec<&str> = scan
+        .rejected
+        .iter()
+        .map(|rejected| rejected.problem.code)
+        .collect();
+    assert_eq!(codes, ["SYMLINK_ESCAPE", "SYMLINK_ESCAPE"]);
+}
+
+#[test]
+fn the_number_of_skills_is_bounded() {
+    let home = Home::new();
+    for n in 0..320 {
+        home.put(
+            &format!("s{n}/SKILL.md"),
+            &format!("---\nname: s{n:03}\ndescription: x\n---\n"),
+        );
+    }
+    let scan = home.scan();
+    assert_eq!(scan.skills.len(), 300);
+    assert_eq!(
+        scan.rejected
+            .iter()
+            .map(|rejected| rejected.problem.code)
+            .collect::<Vec<_>>(),
+        ["TOO_MANY"]
+    );
+}
+
+#[test]
+fn the_hash_is_the_content_and_nothing_else() {
+    let make = |extra: &[(&str, &str)]| {
+        let home = Home::new();
+        home.put("s/SKILL.md", "---\nname: s\ndescription: x\n---\n")
+            .put("s/scripts/run.sh", "echo");
+        for (path, text) in extra {
+            home.put(path, text);
+        }
+        home.scan().skills.pop().unwrap()
+    };
+    let plain = make(&[]);
+    assert_eq!(plain.hash, make(&[]).hash);
+    assert_eq!(
+        plain.hash,
+        make(&[("s/scripts/__pycache__/run.pyc", "x"), ("s/.git/HEAD", "x")]).hash
+    );
+    let mut others = vec![
+        plain.hash,
+        make(&[("s/scripts/run.sh", "echo ")]).hash,
+        make(&[("s/scripts/run2.sh", "echo")]).hash,
+        make(&[("s/scriptsrun.sh", "echo")]).hash,
+        make(&[("s/a", "bc")]).hash,
+        make(&[("s/ab", "c")]).hash,
+    ];
+    others.sort_by_key(|hash| *hash.as_bytes());
+    others.dedup();
+    assert_eq!(others.len(), 6);
+    let large = make(&[("s/model.bin", &"x".repeat(1_100_000))]);
+    assert!(!large.shareable && plain.shareable);
+    assert_ne!(
+        large.hash,
+        make(&[("s/model.bin", &"x".repeat(1_100_001))]).hash
+    );
+}
+
+#[test]
+fn a_change_is_noticed_and_only_a_change() {
+    let home = Home::new();
+    home.put("a/SKILL.md", "---\nname: a\ndescription: x\n---\n");
+    let mut library = Library::open(home.roots());
+    assert_eq!(library.current().skills.len(), 1);
+    assert!(library.rescan_if_changed().is_none());
+    home.put("b/SKILL.md", "---\nname: b\ndescription: x\n---\n");
+    assert_eq!(library.rescan_if_changed().unwrap().skills.len(), 2);
+    let before = library.current().skill("b").unwrap().hash;
+    home.put("b/scripts/deep/run.sh", "echo");
+    assert_ne!(
+        library
+            .rescan_if_changed()
+            .unwrap()
+            .skill("b")
+            .unwrap()
+            .hash,
+        before
+    );
+    home.put("b/SKILL.md", "---\nname: b\n---\n");
+    let scan = library.rescan_if_changed().unwrap();
+    assert_eq!((scan.skills.len(), scan.rejected.len()), (1, 1));
+    fs::remove_dir_all(home.path().join("b")).unwrap();
+    assert_eq!(library.rescan_if_changed().unwrap(), &home_scan(&home));
+    assert!(library.rescan_if_changed().is_none());
+    assert!(
+        Library::open(vec![Root::extra(home.path().join("absent"))])
+            .current()
+            .skills
+            .is_empty()
+    );
+}
+
+fn home_scan(home: &Home) -> Scan {
+    scan(&home.roots(), &Host::current())
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_text_is_read_or_refused(text in "(---\n)?([a-z]{1,3}(:|: |:\n )[\\[\\]{}\"'|>&*#a-z0-9,:! \t-]{0,12}\n){0,6}(---\n)?") {
+        let _ = frontmatter::parse(&text);
+    }
+
+    #[test]
+    fn any_bytes_in_a_file_are_read_or_refused(bytes: Vec<u8>) {
+        let _ = frontmatter::parse(&format!("---\n{}\n---\n", String::from_utf8_lossy(&bytes)));
+    }
+}
+
+/// Forty real files with what OpenClaw 2026.9.6 itself said about them. They are third-party text and not part of this repository.
+#[test]
+fn verdicts_agree_with_openclaw_on_the_samples() {
+    let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/skills-sample");
+    let samples = std::env::var_os("CLAWMESH_SKILL_SAMPLES").map_or(samples, PathBuf::from);
+    if !samples.is_dir() {
+        println!(
+            "SKIPPED: {} is not there; set CLAWMESH_SKILL_SAMPLES to the folder with the samples",
+            samples.display()
+        );
+        return;
+    }
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for entry in fs::read_dir(&samples).unwrap() {
+        let dir = entry.unwrap().path();
+        let Ok(expected) = fs::read(dir.join("expected.json")) else {
+            continue;
+        };
+        count += 1;
+        let expected: Value = serde_json::from_slice(&expected).unwrap();
+        for difference in differences(&dir, &expected) {
+            wrong.push(format!("{}: {difference}", dir.display()));
+        }
+    }
+    assert!(count >= 40, "only {count} samples");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn differences(dir: &Path, expected: &Value) -> Vec<String> {
+    let text = |key: &str| expected[key].as_str().unwrap_or_default().to_owned();
+    let list = |value: &Value| -> Vec<String> {
+        value
+            .as_array()
+            .map(|list| {
+                list.iter()
+                    .filter_map(Value::as_str)
+                    .map(str::to_owned)
+                    .collect()
+            })
+            .unwrap_or_default()
+    };
+    let mut differences = Vec::new();
+    let mut compare = |what: &str, ours: String, theirs: String| {
+        if ours != theirs {
+            differences.push(format!("{what}: ours {ours}, OpenClaw's {theirs}"));
+        }
+    };
+    let verdict = text("verdict");
+    let parsed = folder::read(dir).and_then(|text| frontmatter::parse(&text));
+    let ours = match &parsed {
+        Err(problem) => format!("reject:{}", problem.code),
+        Ok(fields) if fields.get("description").is_none_or(String::is_empty) => {
+            "reject:NO_DESCRIPTION".to_owned()
+        }
+        Ok(_) => "ok".to_owned(),
+    };
+    compare("verdict", ours, verdict.clone());
+    let Ok(fields) = parsed else {
+        return differences;
+    };
+    if verdict != "ok" {
+        return differences;
+    }
+    let mut keys: Vec<String> = fields.keys().cloned().collect();
+    let mut wanted = list(&expected["keys"]);
+    keys.sort();
+    wanted.sort();
+    compare("keys", format!("{keys:?}"), format!("{wanted:?}"));
+    compare(
+        "name",
+        fields.get("name").cloned().unwrap_or_default(),
+        text("name"),
+    );
+    compare(
+        "description",
+        fields["description"].clone(),
+        text("description"),
+    );
+    let manifest = manifest::manifest(&manifest::metadata(&fields));
+    compare(
+        "hasManifest",
+        manifest.present.to_string(),
+        expected["hasManifest"].to_string(),
+    );
+    compare(
+        "always",
+        manifest.always.to_string(),
+        expected["always"].to_string(),
+    );
+    compare(
+        "os",
+        format!("{:?}", manifest.os),
+        format!("{:?}", list(&expected["os"])),
+    );
+    let requires = &expected["requires"];
+    let theirs = ["bins", "anyBins", "env", "config"].map(|key| list(&requires[key]));
+    let ours = [
+        &manifest.requires.bins,
+        &manifest.requires.any_bins,
+        &manifest.requires.env,
+        &manifest.requires.config,
+    ];
+    compare(
+        "requires",
+        format!("{ours:?}"),
+        format!("{:?}", theirs.each_ref()),
+    );
+    differences
+}
+
+/// Runs one of the skills that come with the program, as a worker would.
+#[cfg(unix)]
+async fn run_sample(name: &str, input: &[u8]) -> crate::exec::Exit {
+    use crate::exec::{Executor, Job, JobKey, OUTPUT_CAP_DEFAULT, Settings, Work};
+    let scan = scan(
+        &[Root::skills(
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/skills"),
+        )],
+        &Host::current(),
+    );
+    assert_eq!(scan.rejected, []);
+    let skill = scan.skill(name).unwrap();
+    assert!(
+        skill.eligible && skill.shareable,
+        "{name} misses {:?}",
+        skill.missing.phrases()
+    );
+    let run = skill.run.clone().unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let (executor, mut exits) =
+        Executor::new(Settings::default(), tokio::runtime::Handle::current());
+    let work = Work::Skill {
+        dir: skill.dir.clone(),
+        run: run.argv,
+        input: run.input,
+        stdin: input.to_vec(),
+        json_output: run.json_output,
+    };
+    let key = JobKey {
+        task: "sample".to_owned(),
+        attempt: 1,
+    };
+    let dir_root = home.path().join("work");
+    executor
+        .start(Job {
+            key,
+            work,
+            timeout: run.timeout,
+            fence: "1".into(),
+            env: vec![],
+            dir_root: dir_root.clone(),
+            output_cap: OUTPUT_CAP_DEFAULT,
+        })
+        .unwrap();
+    let (_, exit) = tokio::time::timeout(Duration::from_secs(30), exits.recv())
+        .await
+        .unwrap()
+        .unwrap();
+    let removed = async {
+        while fs::read_dir(&dir_root).unwrap().count() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), removed)
+        .await
+        .expect("the removal of the directory");
+    exit
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn word_count_counts() {
+    let text = "To be, or not to be:\nthat is the question. \"Übung\" 'x' $HOME \\ %s\n";
+    let exit = run_sample("word-count", text.as_bytes()).await;
+    assert_eq!(exit.kind, crate::exec::Kind::Done, "{}", exit.reason);
+    let answer: Value = serde_json::from_slice(&exit.stdout).unwrap();
+    assert_eq!(
+        (&answer["lines"], &answer["words"], &answer["bytes"]),
+        (&2.into(), &15.into(), &text.len().into())
+    );
+    assert_eq!(answer["top"].as_array().unwrap().len(), 10);
+    assert_eq!(
+        answer["top"][0],
+        serde_json::json!({"word": "be", "count": 2})
+    );
+    assert_eq!(
+        answer["top"][1],
+        serde_json::json!({"word": "to", "count": 2})
+    );
+
+    let empty = run_sample("word-count", b"").await;
+    assert_eq!(
+        empty.stdout,
+        b"{\"lines\":0,\"words\":0,\"bytes\":0,\"top\":[]}\n"
+    );
+    // Nothing but separators, and bytes that are no text.
+    for odd in [b"... \n---\n".as_slice(), b"\xff\xfe\0\x01 a"] {
+        assert_eq!(
+            run_sample("word-count", odd).await.kind,
+            crate::exec::Kind::Done
+        );
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn file_digest_digests_and_refuses() {
+    let home = Home::new();
+    home.put("-n it's \\ \"odd\"", "abc");
+    let path = home.path().join("-n it's \\ \"odd\"");
+    let exit = run_sample("file-digest", path.to_string_lossy().as_bytes()).await;
+    assert_eq!(exit.kind, crate::exec::Kind::Done, "{}", exit.reason);
+    let answer: Value = serde_json::from_slice(&exit.stdout).unwrap();
+    assert_eq!(
+        answer["sha256"],
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    );
+    assert_eq!(answer["bytes"], 3);
+
+    for (input, words) in [
+        ("relative", "not absolute"),
+        ("", "empty"),
+        ("/no/such/file", "no file"),
+        ("/", "not a regular file"),
+    ] {
+        let exit = run_sample("file-digest", input.as_bytes()).await;
+        assert_eq!((exit.kind, exit.code), (crate::exec::Kind::Failed, Some(2)));
+        assert!(exit.reason.contains(words), "{}", exit.reason);
+    }
+}
