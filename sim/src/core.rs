@@ -1,3 +1,3 @@
 //! The core under test, in one place.
 
-pub(crate) use crate::standin::{Mesh, Probe};
+pub(crate) use clawmesh_protocol::mesh::{Mesh, Probe};

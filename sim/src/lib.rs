@@ -13,5 +13,4 @@ pub mod oracle;
 pub mod plan;
 pub mod rng;
 pub mod run;
-mod standin;
 mod world;

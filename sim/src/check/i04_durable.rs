@@ -19,7 +19,7 @@ impl Durable {
         for (id, (c, held)) in &self.acked {
             let gone = held.iter().filter(|n| disks.now.get(**n).is_none_or(|d| d.destroyed)).count();
             if gone < *c as usize && disks.holders(id).next().is_none() {
-                return Err(format!("{id} was acknowledged with {c} copies, {gone} of these disks are gone, and no disk holds it"));
+                return Err(format!("{id:?} was acknowledged with {c} copies, {gone} of these disks are gone, and no disk holds it"));
             }
         }
         Ok(())

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clawmesh_protocol::{
     ids::{Epoch, Peer, TaskId},
     io::Event,
-    message::Message,
+    message::{Message, SubmitAck},
     record::Rec,
 };
 
@@ -56,7 +56,7 @@ impl StableFirst {
             let destroyed = disks.now.iter().filter(|d| d.destroyed).count();
             let n = disks.now.iter().filter(has).count();
             if n + destroyed < copies as usize {
-                return Err(format!("write {s} of {epoch:?} ({}) is called stable on {copies} disks, {n} have it", rec.id));
+                return Err(format!("write {s} of {epoch:?} ({:?}) is called stable on {copies} disks, {n} have it", rec.id));
             }
         }
         w.stable = w.stable.max(seq);
@@ -86,13 +86,24 @@ impl StableFirst {
         })
     }
 
+    /// A submit is safe on d disks, of which the origin's outbox may be one (W1).
+    fn submit_ack(&self, e: &Entry, a: &SubmitAck, disks: &Disks) -> Result<(), String> {
+        self.enough(e, a.epoch, a.copies, disks)?;
+        let in_table = |d: &&crate::oracle::Disk| d.destroyed || d.recs.get(&a.id).is_some_and(|r| r.ver.epoch >= a.epoch);
+        let written = disks.now.iter().filter(in_table).count();
+        let outbox = disks.now.iter().filter(|d| !in_table(d) && d.outbox.contains(&a.id)).count();
+        if written == 0 || written + outbox < a.copies as usize {
+            return Err(format!("{:?} is acknowledged with {} copies; {written} tables and {outbox} outboxes have it", a.id, a.copies));
+        }
+        Ok(())
+    }
+
     fn effect(&self, m: &Message, serving: Option<Epoch>) -> Result<(), String> {
         let mine = serving.unwrap_or_default();
         let (ok, what) = match m {
             Message::Assign(a) => (self.any(a.epoch, &a.id, |r| r.live.iter().any(|l| l.attempt == a.attempt)), a.id),
             Message::Kill(k) => (self.any(k.epoch, &k.id, |r| r.cancel || r.live.iter().all(|l| l.attempt != k.attempt)), k.id),
             Message::Deliver(d) => (self.any(d.epoch, &d.id, |r| r.outcome.as_ref() == Some(&d.outcome)), d.id),
-            Message::SubmitAck(s) => (self.any(s.epoch, &s.id, |_| true), s.id),
             Message::ReportAck(r) => (self.any(mine, &r.id, |x| x.live.iter().all(|l| l.attempt != r.attempt)), r.id),
             Message::Settled(s) => match s.ids.iter().find(|id| !self.any(s.epoch, id, |r| r.delivered)) {
                 Some(id) => (false, *id),
@@ -100,7 +111,7 @@ impl StableFirst {
             },
             _ => return Ok(()),
         };
-        if ok { Ok(()) } else { Err(format!("{} of {what} left before a version that justifies it was stable", m.name())) }
+        if ok { Ok(()) } else { Err(format!("{} of {what:?} left before a version that justifies it was stable", m.name())) }
     }
 }
 
@@ -123,14 +134,25 @@ impl Check for StableFirst {
                     self.joined.entry(*epoch).or_default().insert(n, e.at);
                 }
             }
+            // A replica that stalls, or joins again, does not count until it has caught up.
+            Fact::Event(Event::Dropped("stalled_follower")) => {
+                let me = disks.peers.get(e.node).copied();
+                self.joined.iter_mut().filter(|(x, _)| Some(x.peer) == me).for_each(|(_, j)| j.clear());
+            }
             Fact::Event(Event::Stable { epoch, seq, copies, .. }) => return self.stable(e, *epoch, *seq, *copies, disks),
             Fact::Sent(_, m) => {
+                if let Message::SubmitAck(a) = &**m {
+                    return self.submit_ack(e, a, disks);
+                }
+                if let Message::Follow(f) = &**m {
+                    self.joined.entry(f.epoch).or_default().remove(&e.node);
+                }
                 let me = disks.peers.get(e.node).copied();
                 let mine = self.written.keys().rev().find(|x| Some(x.peer) == me).copied();
                 return self.effect(m, mine);
             }
-            Fact::Started(id, a) if !self.any(a.epoch, id, |r| r.live.iter().any(|l| l.attempt == *a)) => {
-                return Err(format!("{id} attempt {a:?} started before it was stable"));
+            Fact::Started(id, a) if !self.written.keys().any(|x| self.any(*x, id, |r| r.live.iter().any(|l| l.attempt == *a))) => {
+                return Err(format!("{id:?} attempt {a:?} started before it was stable"));
             }
             _ => {}
         }
@@ -140,8 +162,6 @@ impl Check for StableFirst {
 
 #[cfg(test)]
 mod tests {
-    use clawmesh_protocol::message::SubmitAck;
-
     use super::*;
     use crate::check::fixture::*;
 
@@ -160,8 +180,25 @@ mod tests {
         let on_disk = |n| (n, Fact::Durable(1));
         let good = vec![put(0), on_disk(0), put(1), on_disk(1), stable(2), ack()];
         assert_eq!(judge(StableFirst::new(2), good), None);
-        let early = vec![put(0), on_disk(0), put(1), on_disk(1), ack()];
-        assert!(judge(StableFirst::new(2), early).is_some());
+        let deliver = |stable_first: bool| {
+            let mut r = rec(task(1), epoch(1, 0), 1);
+            r.outcome = Some(outcome(clawmesh_protocol::record::End::Done, 1));
+            let m = clawmesh_protocol::message::Deliver {
+                epoch: epoch(1, 0),
+                id: task(1),
+                outcome: r.outcome.clone().unwrap(),
+                ext: Default::default(),
+            };
+            let sent = (0, Fact::Sent(peer(1), Arc::new(Message::Deliver(m))));
+            let mut log = vec![(0, batch(1, vec![r.clone()])), on_disk(0), (1, batch(1, vec![r])), on_disk(1)];
+            log.insert(if stable_first { 4 } else { 0 }, stable(2));
+            log.push(sent);
+            judge(StableFirst::new(2), log)
+        };
+        assert_eq!(deliver(true), None);
+        assert!(deliver(false).is_some());
+        let thin = vec![put(0), on_disk(0), put(1), ack()];
+        assert!(judge(StableFirst::new(2), thin).is_some());
         let false_stable = vec![put(0), on_disk(0), put(1), stable(2)];
         assert!(judge(StableFirst::new(2), false_stable).is_some());
     }

@@ -23,15 +23,15 @@ impl Check for OneOutcome {
             Fact::Sent(_, m) => {
                 let Message::Delivered(d) = &**m else { return Ok(()) };
                 if disks.node(d.id.origin.peer) != Some(e.node) {
-                    return Err(format!("accepts a result of {} without being its origin", d.id));
+                    return Err(format!("accepts a result of {:?} without being its origin", d.id));
                 }
                 match self.sent.insert(d.id, d.outcome.clone()) {
-                    Some(o) if o != d.outcome => Err(format!("{} was accepted as {o:?} and as {:?}", d.id, d.outcome)),
+                    Some(o) if o != d.outcome => Err(format!("{:?} was accepted as {o:?} and as {:?}", d.id, d.outcome)),
                     _ => Ok(()),
                 }
             }
             Fact::Ended(id, end) => match self.told.insert(*id, end.clone()) {
-                Some(o) if o != *end => Err(format!("the user was told {o} and {end} of {id}")),
+                Some(o) if o != *end => Err(format!("the user was told {o} and {end} of {id:?}")),
                 _ => Ok(()),
             },
             Fact::Quiet(q) => {
@@ -39,7 +39,7 @@ impl Check for OneOutcome {
                     if let Some(t) = q.table.get(id).and_then(|r| r.outcome.as_ref())
                         && t != o
                     {
-                        return Err(format!("the table says {t:?} of {id}, its origin accepted {o:?}"));
+                        return Err(format!("the table says {t:?} of {id:?}, its origin accepted {o:?}"));
                     }
                 }
                 Ok(())

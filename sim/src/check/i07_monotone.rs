@@ -32,7 +32,7 @@ impl Check for Monotone {
                     let new = (r.outcome.is_some(), r.delivered, r.cancel);
                     let old = self.last.insert((e.node, r.id), new).unwrap_or_default();
                     if (old.0 && !new.0) || (old.1 && !new.1) || (old.2 && !new.2) {
-                        return Err(format!("{} at {:?}: (outcome, delivered, cancel) went from {old:?} to {new:?}", r.id, r.ver));
+                        return Err(format!("{:?} at {:?}: (outcome, delivered, cancel) went from {old:?} to {new:?}", r.id, r.ver));
                     }
                 }
             }

@@ -20,7 +20,7 @@ pub(super) struct EqualBytes {
 impl EqualBytes {
     fn meet(&mut self, id: TaskId, ver: Ver, h: Hash) -> Result<(), String> {
         match self.bytes.insert((id, ver), h) {
-            Some(o) if o != h => Err(format!("{id} at {ver:?} has two contents")),
+            Some(o) if o != h => Err(format!("{id:?} at {ver:?} has two contents")),
             _ => Ok(()),
         }
     }

@@ -41,13 +41,13 @@ impl Check for OneStart {
             Fact::Started(id, a) => {
                 let key = (*id, *a);
                 if let Some(n) = self.started.insert(key, e.node) {
-                    return Err(format!("{id} attempt {a:?} was started a second time (first on node {n})"));
+                    return Err(format!("{id:?} attempt {a:?} was started a second time (first on node {n})"));
                 }
                 if self.killed.get(&e.node).is_some_and(|k| k.contains_key(&key)) {
-                    return Err(format!("{id} attempt {a:?} was started after its kill"));
+                    return Err(format!("{id:?} attempt {a:?} was started after its kill"));
                 }
                 if self.ended.contains(&key) {
-                    return Err(format!("{id} attempt {a:?} was started after its end"));
+                    return Err(format!("{id:?} attempt {a:?} was started after its end"));
                 }
             }
             _ => {}

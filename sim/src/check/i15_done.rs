@@ -35,13 +35,13 @@ impl Check for Done {
                     let rec = q.table.get(&d.id);
                     let decided = rec.is_some_and(|r| r.outcome.is_some());
                     if d.able && !decided {
-                        return Err(format!("{} has no outcome: {rec:?}", d.id));
+                        return Err(format!("{:?} has no outcome: {rec:?}", d.id));
                     }
                     if d.able && d.origin_lives && !self.accepted.contains(&d.id) {
-                        return Err(format!("{} ended, but its origin has not accepted it", d.id));
+                        return Err(format!("{:?} ended, but its origin has not accepted it", d.id));
                     }
                     if d.able && d.origin_lives && !rec.is_none_or(|r| r.delivered) {
-                        return Err(format!("{} was accepted by its origin, but the table does not say so", d.id));
+                        return Err(format!("{:?} was accepted by its origin, but the table does not say so", d.id));
                     }
                 }
             }

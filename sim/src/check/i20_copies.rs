@@ -13,7 +13,7 @@ impl Check for Copies {
     fn see(&mut self, e: &Entry, disks: &Disks) -> Result<(), String> {
         let Fact::Acked(id, c) = &e.fact else { return Ok(()) };
         let n = disks.ever.get(id).map_or(0, |s| s.len());
-        if (*c as usize) <= n { Ok(()) } else { Err(format!("{id} was acknowledged with {c} copies, {n} disks ever held it")) }
+        if (*c as usize) <= n { Ok(()) } else { Err(format!("{id:?} was acknowledged with {c} copies, {n} disks ever held it")) }
     }
 }
 

@@ -103,6 +103,7 @@ pub(crate) mod fixture {
             why: String::new(),
             data: Data::EMPTY,
             ended_at: 0,
+            ran_ms: 0,
             ext: Default::default(),
         }
     }

@@ -237,6 +237,7 @@ impl World {
         }
         match (ask, reply) {
             (Ask::Submit(specs), Reply::Submitted(items)) => self.submit_answered(node, &specs, items),
+            (Ask::Submit(_), Reply::Refused(r)) => self.refused(&r),
             (Ask::Submit(_), r) => self.complain("core", node, format!("answers a submit with {r:?}")),
             (Ask::Await(id), Reply::Ended(end)) => {
                 self.count("results told");

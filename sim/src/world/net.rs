@@ -299,6 +299,7 @@ impl World {
                 self.pairs[pair].watch[side] = None;
                 if std::mem::take(&mut self.pairs[pair].silent[side]) {
                     let peer = self.nodes[other].cfg.peer;
+                    self.see(me, Fact::Link(peer, true));
                     self.notify(pair, side, 0, Input::Heard(peer));
                 }
             }
@@ -323,6 +324,8 @@ impl World {
         let peer = self.nodes[p.ends[1 - side]].cfg.peer;
         if !close {
             p.silent[side] = true;
+            let me = p.ends[side];
+            self.see(me, Fact::Link(peer, false));
             self.notify(pair, side, 0, Input::Silent(peer));
             self.after(CLOSE_MS, What::Watch { pair, side, token, close: true });
             return;

@@ -46,7 +46,7 @@ pub(super) struct Node {
     boot: u64,
     disk: Store,
     pub(super) blobs: BTreeSet<Hash>,
-    pub(super) procs: BTreeMap<(TaskId, Attempt), End>,
+    pub(super) procs: BTreeMap<(TaskId, Attempt), (End, u64)>,
     pub(super) leaving: bool,
     /// Effects until it dies.
     pub(super) fuse: Option<u64>,
@@ -208,11 +208,14 @@ impl World {
         let now = Now { ms: self.now - zero, wall_ms: WALL_MS + self.now + n.skew };
         let mut out = Vec::new();
         let mesh = Mesh::new(n.cfg.clone(), recovered, now, seed, &mut out);
-        let probe = Probe::default();
+        // Differs from any real one, so that the first look is reported.
+        let probe = Probe { count: usize::MAX, epoch: Some(Default::default()), ..mesh.probe() };
         n.core = Some(Core { mesh, gate: Gate::default(), zero, tick: None, last_batch: 0, probe });
         let name = n.cfg.name.clone();
         self.say(|| format!("{name} BOOT {boot}{}", if quarantined { " (quarantined)" } else { "" }));
         self.see(node, Fact::Boot { store, boot, fresh });
+        self.number(node, &out);
+        self.look_inside(node);
         self.pass(node, out);
         let skills = self.nodes[node].skills.clone();
         self.give(node, Input::Skills(skills));
@@ -340,23 +343,24 @@ impl World {
         if let Some(why) = broken {
             self.complain("core", node, why);
         }
-        for o in &out {
-            if let Output::Persist(b) = o
-                && let Some(c) = &mut self.nodes[node].core
-            {
-                if b.no != c.last_batch + 1 {
-                    let why = format!("batch {} follows batch {}", b.no, c.last_batch);
-                    return self.complain("core", node, why);
-                }
-                c.last_batch = b.no;
-            }
-        }
+        self.number(node, &out);
         if let (Some((id, a)), Some(c)) = (kill, &self.nodes[node].core) {
             let no = c.last_batch;
             self.see(node, Fact::KillSeen(id, a, no));
         }
         self.look_inside(node);
         self.pass(node, out);
+    }
+
+    /// Batches are numbered without gaps.
+    fn number(&mut self, node: usize, out: &[Output]) {
+        for o in out {
+            let (Output::Persist(b), Some(c)) = (o, &mut self.nodes[node].core) else { continue };
+            let last = std::mem::replace(&mut c.last_batch, b.no);
+            if b.no != last + 1 {
+                self.complain("core", node, format!("batch {} follows batch {last}", b.no));
+            }
+        }
     }
 
     /// Reports the core's view when it changed.

@@ -14,8 +14,8 @@ impl World {
     pub(super) fn say(&mut self, line: impl FnOnce() -> String) {
         let Some(t) = &mut self.trace else { return };
         let ms = self.now - START_MS;
-        let text: String = line().chars().take(LINE_MAX).collect();
-        let text = letters(&self.nodes.iter().map(|n| (n.cfg.peer, n.cfg.name.as_str())).collect::<Vec<_>>(), &text);
+        let text = self.nodes.iter().map(|n| (n.cfg.peer, n.cfg.name.as_str())).collect::<Vec<_>>();
+        let text: String = letters(&text, &line()).chars().take(LINE_MAX).collect();
         // A closed pipe ends the trace, not the run.
         if writeln!(t, "{:>4}.{:03} {text}", ms / 1_000, ms % 1_000).is_err() {
             self.trace = None;
@@ -56,9 +56,51 @@ fn short(text: String) -> String {
 }
 
 fn letters(names: &[(clawmesh_protocol::ids::Peer, &str)], text: &str) -> String {
-    let mut t = text.to_owned();
+    let mut t = shorten(text);
     for (peer, name) in names {
         t = t.replace(&format!("{peer:?}"), name);
     }
     t
+}
+
+/// Writes ids of tasks and attempts as people would: `A/7`, `#2@5@B`; cuts byte strings.
+fn shorten(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = ["TaskId {", "Attempt {", "Blob(["].iter().filter_map(|p| rest.find(p)).min() {
+        let (head, tail) = rest.split_at(at);
+        out.push_str(head);
+        let field = |name: &str| {
+            let from = tail.find(name)? + name.len();
+            tail.get(from..)?.split([',', ' ', '}']).next()
+        };
+        let (word, used) = if tail.starts_with("TaskId {") {
+            let end = tail.find("seq: ").and_then(|i| tail[i..].find('}').map(|j| i + j + 1));
+            (format!("{}/{}", field("peer: ").unwrap_or("?"), field("seq: ").unwrap_or("?")), end)
+        } else if tail.starts_with("Attempt {") {
+            let end = tail.find('}').map(|i| i + 1);
+            (format!("#{}@{}", field("k: ").unwrap_or("?"), field("epoch: ").unwrap_or("?")), end)
+        } else {
+            let end = tail.find("])").map(|i| i + 2);
+            (format!("<{} bytes>", end.map_or(0, |e| tail[..e].matches(',').count() + 1)), end)
+        };
+        let Some(used) = used else { break };
+        out.push_str(&word);
+        rest = &tail[used..];
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shorten;
+    use crate::check::fixture::{attempt, task};
+
+    #[test]
+    fn ids_are_shortened() {
+        let text = format!("x {:?} y {:?} z", task(7), attempt(2, 5));
+        assert_eq!(shorten(&text), "x 010101/7 y #2@5@010101 z");
+        assert_eq!(shorten("a Blob([1, 2, 3]) b"), "a <3 bytes> b");
+    }
 }

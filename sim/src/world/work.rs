@@ -63,7 +63,8 @@ impl World {
         };
         let limit = job.need.run_timeout_ms;
         let (end, took) = if limit > 0 && took > limit { (End::Timeout, limit) } else { (end, took) };
-        self.nodes[node].procs.insert((job.id, job.attempt), end);
+        let now = self.now;
+        self.nodes[node].procs.insert((job.id, job.attempt), (end, now));
         let life = self.nodes[node].life;
         self.after(took, What::Exit { node, life, id: job.id, attempt: job.attempt, killed: false });
     }
@@ -78,7 +79,8 @@ impl World {
         if self.nodes[node].life != life {
             return;
         }
-        let Some(mut end) = self.nodes[node].procs.remove(&(id, attempt)) else { return };
+        let Some((mut end, since)) = self.nodes[node].procs.remove(&(id, attempt)) else { return };
+        let took = self.now - since;
         if killed {
             end = if self.nodes[node].leaving { End::Returned } else { End::Cancelled };
         }
@@ -100,7 +102,7 @@ impl World {
             End::Failed => Some(3),
             _ => None,
         };
-        self.give(node, Input::Exited(id, attempt, Exit { end, code, why: end.word().to_owned(), data }));
+        self.give(node, Input::Exited(id, attempt, Exit { end, code, why: end.word().to_owned(), data, ran_ms: took }));
     }
 
     pub(super) fn fetch(&mut self, node: usize, hash: Hash, len: u64, from: Vec<Peer>) {
