@@ -196,7 +196,10 @@ impl World {
         let mine: Vec<u64> = mine.collect();
         if let Some(r) = self.chance.load.pick(&mine) {
             self.load.asked.remove(&r);
-            self.ask(node, Ask::Other, Command::Forget(r));
+            // Has no answer.
+            self.load.next += 1;
+            let req = self.load.next;
+            self.give(node, Input::Command(req, Command::Forget(r)));
         }
     }
 

@@ -63,7 +63,7 @@ fn letters(names: &[(clawmesh_protocol::ids::Peer, &str)], text: &str) -> String
     t
 }
 
-/// Writes ids of tasks and attempts as people would: `A/7`, `#2@5@B`; cuts byte strings.
+/// Writes ids of tasks and attempts as people would: `A/7'1100`, `#2@5@B`; cuts byte strings.
 fn shorten(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -76,7 +76,10 @@ fn shorten(text: &str) -> String {
         };
         let (word, used) = if tail.starts_with("TaskId {") {
             let end = tail.find("seq: ").and_then(|i| tail[i..].find('}').map(|j| i + j + 1));
-            (format!("{}/{}", field("peer: ").unwrap_or("?"), field("seq: ").unwrap_or("?")), end)
+            // An origin counts anew in each incarnation: the last digits of it tell two of them apart.
+            let inc = field("inc: ").unwrap_or("?");
+            let inc = &inc[inc.len().saturating_sub(4)..];
+            (format!("{}/{}'{inc}", field("peer: ").unwrap_or("?"), field("seq: ").unwrap_or("?")), end)
         } else if tail.starts_with("Attempt {") {
             let end = tail.find('}').map(|i| i + 1);
             (format!("#{}@{}", field("k: ").unwrap_or("?"), field("epoch: ").unwrap_or("?")), end)
@@ -100,7 +103,7 @@ mod tests {
     #[test]
     fn ids_are_shortened() {
         let text = format!("x {:?} y {:?} z", task(7), attempt(2, 5));
-        assert_eq!(shorten(&text), "x 010101/7 y #2@5@010101 z");
+        assert_eq!(shorten(&text), "x 010101/7'1 y #2@5@010101 z");
         assert_eq!(shorten("a Blob([1, 2, 3]) b"), "a <3 bytes> b");
     }
 }
