@@ -98,14 +98,20 @@ impl StableFirst {
         Ok(())
     }
 
-    fn effect(&self, m: &Message, serving: Option<Epoch>) -> Result<(), String> {
+    fn effect(&self, m: &Message, serving: Option<Epoch>, held: impl Fn(&TaskId) -> bool) -> Result<(), String> {
         let mine = serving.unwrap_or_default();
         let (ok, what) = match m {
             Message::Assign(a) => (self.any(a.epoch, &a.id, |r| r.live.iter().any(|l| l.attempt == a.attempt)), a.id),
-            Message::Kill(k) => (self.any(k.epoch, &k.id, |r| r.cancel || r.live.iter().all(|l| l.attempt != k.attempt)), k.id),
+            // A total time limit passes without a write.
+            Message::Kill(k) => {
+                let why = |r: &Rec| r.cancel || r.outcome.is_some() || r.need.total_timeout_ms > 0;
+                (self.any(k.epoch, &k.id, |r| why(r) || r.live.iter().all(|l| l.attempt != k.attempt)), k.id)
+            }
             Message::Deliver(d) => (self.any(d.epoch, &d.id, |r| r.outcome.as_ref() == Some(&d.outcome)), d.id),
+            // Nothing is left of a record that its origin or worker still asks for: nothing can be lost.
+            Message::ReportAck(r) if !held(&r.id) => return Ok(()),
             Message::ReportAck(r) => (self.any(mine, &r.id, |x| x.live.iter().all(|l| l.attempt != r.attempt)), r.id),
-            Message::Settled(s) => match s.ids.iter().find(|id| !self.any(s.epoch, id, |r| r.delivered)) {
+            Message::Settled(s) => match s.ids.iter().find(|id| held(id) && !self.any(s.epoch, id, |r| r.delivered)) {
                 Some(id) => (false, *id),
                 None => return Ok(()),
             },
@@ -149,7 +155,8 @@ impl Check for StableFirst {
                 }
                 let me = disks.peers.get(e.node).copied();
                 let mine = self.written.keys().rev().find(|x| Some(x.peer) == me).copied();
-                return self.effect(m, mine);
+                let held = |id: &TaskId| disks.now.get(e.node).is_some_and(|d| d.recs.contains_key(id));
+                return self.effect(m, mine, held);
             }
             Fact::Started(id, a) if !self.written.keys().any(|x| self.any(*x, id, |r| r.live.iter().any(|l| l.attempt == *a))) => {
                 return Err(format!("{id:?} attempt {a:?} started before it was stable"));
