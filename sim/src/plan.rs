@@ -159,8 +159,6 @@ pub struct Plan {
     pub codec: u64,
     /// Nodes that start late, ms after the others; percent of nodes.
     pub late: u64,
-    /// A destroyed node may return as the same peer with an empty new store.
-    pub reborn: bool,
     /// A restart may find a damaged store and import what it can into a new one (D3).
     pub quarantine: bool,
     /// Wall clocks differ by up to this, ms.
@@ -210,7 +208,6 @@ impl Plan {
             busy: if calm || d.percent(60) { 0 } else { d.range(1, 50) },
             codec: if d.percent(30) { d.range(20, 1_000) } else { 5 },
             late: if d.percent(50) { 0 } else { d.range(10, 60) },
-            reborn: d.percent(50),
             quarantine: d.percent(20),
             skew_ms: if d.percent(50) { 0 } else { 3_600_000 },
         }

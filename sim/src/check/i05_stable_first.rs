@@ -1,7 +1,7 @@
 //! I5: an effect of a coordinator is seen only after the version that justifies it is stable in its epoch
 //! (W1), and *stable* is what the disks say, not what the coordinator believes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use clawmesh_protocol::{
@@ -24,6 +24,8 @@ pub(super) struct StableFirst {
     written: BTreeMap<Epoch, Writes>,
     joined: BTreeMap<Epoch, BTreeMap<usize, u64>>,
     links: BTreeMap<(usize, Peer), u64>,
+    /// Tasks that their origin is done with.
+    over: BTreeSet<TaskId>,
 }
 
 #[derive(Default)]
@@ -36,7 +38,7 @@ struct Writes {
 impl StableFirst {
     /// For a mesh with this d.
     pub(super) fn new(copies: usize) -> Self {
-        Self { copies, written: BTreeMap::new(), joined: BTreeMap::new(), links: BTreeMap::new() }
+        Self { copies, written: BTreeMap::new(), joined: BTreeMap::new(), links: BTreeMap::new(), over: BTreeSet::new() }
     }
 
     fn wrote(&mut self, node: usize, rec: &Arc<Rec>, disks: &Disks) {
@@ -92,6 +94,10 @@ impl StableFirst {
         let in_table = |d: &&crate::oracle::Disk| d.destroyed || d.recs.get(&a.id).is_some_and(|r| r.ver.epoch >= a.epoch);
         let written = disks.now.iter().filter(in_table).count();
         let outbox = disks.now.iter().filter(|d| !in_table(d) && d.outbox.contains(&a.id)).count();
+        if self.over.contains(&a.id) {
+            // The origin had its result before this answer to an old question of it left.
+            return Ok(());
+        }
         if written == 0 || written + outbox < a.copies as usize {
             return Err(format!("{:?} is acknowledged with {} copies; {written} tables and {outbox} outboxes have it", a.id, a.copies));
         }
@@ -127,7 +133,10 @@ impl Check for StableFirst {
     }
     fn see(&mut self, e: &Entry, disks: &Disks) -> Result<(), String> {
         match &e.fact {
-            Fact::Batch(p) => p.recs.iter().for_each(|(r, _)| self.wrote(e.node, r, disks)),
+            Fact::Batch(p) => {
+                p.recs.iter().for_each(|(r, _)| self.wrote(e.node, r, disks));
+                self.over.extend(&p.outbox_dels);
+            }
             Fact::Link(p, true) => {
                 self.links.insert((e.node, *p), e.at);
             }

@@ -138,9 +138,7 @@ impl World {
         if self.destroyed + 1 < self.plan.copies && self.alive().len() > 1 {
             self.destroyed += 1;
             self.count("sometimes: a disk was destroyed");
-            let reborn = self.plan.reborn;
-            self.destroy(node, reborn);
-            self.come_back(node, 1_000, 10_000);
+            self.destroy(node);
         }
     }
 

@@ -262,17 +262,12 @@ impl World {
         }
     }
 
-    /// The machine burns down, or (`reborn`) is set up anew under the same key.
-    pub(super) fn destroy(&mut self, node: usize, reborn: bool) {
+    /// The machine burns down.  It does not come back: a new machine has a new key.
+    pub(super) fn destroy(&mut self, node: usize) {
         self.crash(node, true);
-        let n = &mut self.nodes[node];
-        n.disk = Store { fresh: true, ..Store::default() };
-        n.blobs.clear();
-        n.store = self.chance.disk.bits();
-        n.boot = 0;
-        n.gone = !reborn;
-        let name = n.cfg.name.clone();
-        self.say(|| format!("{name} DESTROYED{}", if reborn { ", to be set up anew" } else { "" }));
+        self.nodes[node].gone = true;
+        let name = self.nodes[node].cfg.name.clone();
+        self.say(|| format!("{name} DESTROYED"));
         self.see(node, Fact::Destroyed);
     }
 
@@ -288,6 +283,10 @@ impl World {
             let life = self.nodes[node].life;
             for input in inbox {
                 self.give_if(node, life, input);
+            }
+            if let Some(c) = &mut self.nodes[node].core {
+                // The timer went off meanwhile.
+                c.tick = None;
             }
             self.tick_at(node, self.now);
         }
