@@ -334,11 +334,12 @@ impl Mesh {
         self.wake_at(self.advert_at);
     }
 
-    fn on_message(&mut self, from: Peer, msg: Message) {
+    pub(crate) fn on_message(&mut self, from: Peer, msg: Message) {
         if from != self.me {
             let m = self.view.entry(from);
             m.heard_at = self.now;
         }
+        let Some(msg) = self.hold(from, msg) else { return };
         match msg {
             Message::Advert(a) => self.on_advert(from, a),
             Message::Hb(h) => self.on_hb(from, h),
