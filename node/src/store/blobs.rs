@@ -78,7 +78,8 @@ pub(crate) enum BlobError {
         /// The cap in bytes.
         max: u64,
     },
-    /// The operating system refused, or a stream broke off.
+    /// The operating system refused, or a stream broke off. When a `put` on whole bytes says
+    /// this, the disk is full or failing: treat it as the store's failure (rule D4).
     #[error("cannot {doing} a blob: {source}")]
     Io {
         /// What was being done, as a verb.

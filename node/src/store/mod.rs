@@ -137,7 +137,9 @@ pub(crate) enum StoreError {
         known: u16,
     },
     /// Even a new database could not be made.
-    #[error("cannot make a database in {path}: {why}; check the disk, then start the node again")]
+    #[error(
+        "cannot make a database in {path}: {why}; start the node again, and check the disk if that does not help"
+    )]
     Engine {
         /// The database directory.
         path: PathBuf,
@@ -175,10 +177,12 @@ impl Store {
                 source,
             }
         };
-        let found = recover::recover(dir, &options, &hw_check)?;
-        let blobs = Blobs::open(&dir.join("blobs")).map_err(io("open the blobs in"))?;
+        fsx::create_dir_durably(dir).map_err(io("create"))?;
+        // First of all, because on a full disk the ballast is what the repairs are written in.
         let space = space::SpaceGuard::new(dir, options.ballast_max_bytes);
         space.check().map_err(io("look at the free space of"))?;
+        let found = recover::recover(dir, &options, &hw_check)?;
+        let blobs = Blobs::open(&dir.join("blobs")).map_err(io("open the blobs in"))?;
         let state = found.side.state().clone();
         let committer = committer::Committer::start(
             found.engine,

@@ -12,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::engine::{DATA_FILE, Engine, OpenFailure, Scanned};
+use super::engine::{DATA_FILE, Engine, OpenFailure, Scanned, is_locked};
 use super::format::{FORMAT_VERSION, KEY_SIDE, KEY_STORE, Mark};
 use super::side::{self, SideFile, SideRead, SideState};
 use super::{Faults, KEY_HW, OpenReport, Options, StoreError, fsx, space};
@@ -46,7 +46,6 @@ pub(super) fn recover(
 ) -> Result<Recovered, StoreError> {
     let place = Place::new(dir, options);
     let mut report = OpenReport::default();
-    fsx::create_dir_durably(dir).map_err(place.io("create", dir))?;
     place
         .finish_swap(&mut report)
         .map_err(place.io("tidy up", dir))?;
@@ -190,7 +189,9 @@ fn quarantine(
         store_id: state.store_id,
         commits: 0,
     };
-    place.build_copy(&found.entries, mark, None)?;
+    if let Err(e) = place.build_copy(&found.entries, mark, None) {
+        return Err(place.give_up_copy(e));
+    }
     found.mark = Some(mark);
     // The new id before the swap: should a crash come between, the old database no longer fits
     // the side file and all this is done again. The other way round it could pass as sound.
@@ -202,14 +203,9 @@ fn quarantine(
     file.change(|_| {}).map_err(&failed)?;
     *state = file.state().clone();
 
-    let moved = if place.sled.exists() {
-        let aside = place.damaged_name();
-        fs::rename(&place.sled, &aside).map_err(place.io("set aside", &place.sled))?;
-        fsx::sync_dir(place.dir).map_err(place.io("sync", place.dir))?;
-        Some(aside)
-    } else {
-        None
-    };
+    let moved = place
+        .set_aside()
+        .map_err(place.io("set aside", &place.sled))?;
     fs::rename(&place.new, &place.sled).map_err(place.io("rename", &place.new))?;
     fsx::sync_dir(place.dir).map_err(place.io("sync", place.dir))?;
     report.notes.push(format!(
@@ -429,10 +425,7 @@ impl<'a> Place<'a> {
         let deadline = Instant::now() + UNLOCK_WAIT_MAX;
         loop {
             match Engine::open(dir, self.cache, self.faults.clone()) {
-                Err(OpenFailure::Refused(e))
-                    if e.to_string().contains("could not acquire lock")
-                        && Instant::now() < deadline =>
-                {
+                Err(OpenFailure::Refused(e)) if is_locked(&e) && Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(10));
                 }
                 other => return other,
@@ -454,6 +447,42 @@ impl<'a> Place<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Moves the database out of the way and says where to, if there is one.
+    fn set_aside(&self) -> io::Result<Option<PathBuf>> {
+        if !self.sled.exists() {
+            return Ok(None);
+        }
+        let aside = self.damaged_name();
+        fs::rename(&self.sled, &aside)?;
+        fsx::sync_dir(self.dir)?;
+        Ok(Some(aside))
+    }
+
+    /// A damaged database can leave sled itself broken for the rest of the process (one of its
+    /// threads panicked), so that no copy can be made. Then the damaged one is set aside without
+    /// a copy, and the next start makes an empty one. Refusals of the system change nothing.
+    fn give_up_copy(&self, error: StoreError) -> StoreError {
+        let sled_failed = match &error {
+            StoreError::Engine { .. } => true,
+            StoreError::Io { source, .. } => source.kind() == io::ErrorKind::Other,
+            StoreError::TooNew { .. } => false,
+        };
+        if !sled_failed {
+            return error;
+        }
+        let aside = fsx::remove_tree(&self.new).and_then(|()| self.set_aside());
+        match aside {
+            Ok(Some(path)) => StoreError::Engine {
+                path: self.sled.clone(),
+                why: format!(
+                    "{error}; the damaged database was moved to {}",
+                    path.display()
+                ),
+            },
+            _ => error,
+        }
     }
 
     fn damaged_name(&self) -> PathBuf {
