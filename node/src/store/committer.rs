@@ -14,6 +14,7 @@ use super::engine::{Engine, caught};
 use super::format::{KEY_LEN_MAX, KEY_SIDE, KEY_STORE, Mark, RESERVED_PREFIX, VALUE_LEN_MAX};
 use super::metrics::StoreMetrics;
 use super::side::{SIDE_LEN_MAX, SideFile};
+use super::space::SpaceGuard;
 
 /// Most batches that wait at a time; the next is refused as [`Refused::Busy`].
 pub(crate) const QUEUE_BATCHES_MAX: usize = 4096;
@@ -141,6 +142,7 @@ impl Committer {
         engine: Engine,
         side: SideFile,
         commits: u64,
+        space: Arc<SpaceGuard>,
         metrics: StoreMetrics,
         on_done: OnDone,
     ) -> std::io::Result<Committer> {
@@ -151,6 +153,7 @@ impl Committer {
             side,
             commits,
             witnessed: Instant::now(),
+            space,
             metrics,
             on_done,
             shared: shared.clone(),
@@ -251,6 +254,7 @@ struct Worker {
     commits: u64,
     /// When the side file last learnt that number.
     witnessed: Instant,
+    space: Arc<SpaceGuard>,
     metrics: StoreMetrics,
     on_done: OnDone,
     shared: Arc<Shared>,
@@ -373,6 +377,11 @@ impl Worker {
     fn write(&mut self, group: Group) -> std::io::Result<(u64, u64)> {
         let mut records = 0;
         if group.records > 0 {
+            // Asked before each commit (it costs a microsecond), so that the database itself
+            // never meets the end of the disk.
+            if self.space.check()?.usable() < group.bytes {
+                return Err(std::io::ErrorKind::StorageFull.into());
+            }
             if let Some(side) = &group.side {
                 let counter = self.side.state().counter.saturating_add(1);
                 let copy = [&counter.to_le_bytes(), side.as_slice()].concat();

@@ -15,12 +15,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::engine::{DATA_FILE, Engine, OpenFailure, Scanned, is_locked};
 use super::format::{FORMAT_VERSION, KEY_SIDE, KEY_STORE, Mark};
 use super::side::{self, SideFile, SideRead, SideState};
-use super::{Faults, KEY_HW, OpenReport, Options, StoreError, fsx, space};
+use super::space::SpaceGuard;
+use super::{Faults, KEY_HW, OpenReport, Options, StoreError, fsx};
 
 /// Damaged databases that are kept for a later look; the oldest beyond that are removed.
 const DAMAGED_KEPT_MAX: usize = 3;
 /// A database may be this many times its live bytes before it is rewritten.
 const GROWTH_MAX: u64 = 20;
+/// Free bytes above the reserve that a start wants: less would fail at the first commits.
+const START_ROOM: u64 = 2 << 20;
 /// Records per batch while copying.
 const COPY_BATCH: usize = 1000;
 /// sled frees its file lock a moment after it was dropped.
@@ -42,14 +45,16 @@ type HwCheck<'a> = &'a dyn Fn(&[u8], Option<&[u8]>) -> bool;
 pub(super) fn recover(
     dir: &Path,
     options: &Options,
+    space: &SpaceGuard,
     hw_check: HwCheck<'_>,
 ) -> Result<Recovered, StoreError> {
-    let place = Place::new(dir, options);
+    let place = Place::new(dir, options, space);
     let mut report = OpenReport::default();
     place
         .finish_swap(&mut report)
         .map_err(place.io("tidy up", dir))?;
 
+    place.need_room(START_ROOM)?;
     let side = side::read(&place.side).map_err(place.io("read", &place.side))?;
     let known = FORMAT_VERSION;
     if let SideRead::TooNew(found) = side {
@@ -100,6 +105,17 @@ struct Place<'a> {
     side: PathBuf,
     cache: u64,
     faults: Faults,
+    space: &'a SpaceGuard,
+}
+
+fn live_bytes(entries: &[(Vec<u8>, Vec<u8>)]) -> u64 {
+    let live: usize = entries.iter().map(|(k, v)| k.len() + v.len()).sum();
+    live as u64
+}
+
+/// A new database takes up to 3.4 times its content and at least 2 MB (measured).
+fn copy_bytes(live: u64) -> u64 {
+    live.saturating_mul(4).saturating_add(4 << 20)
 }
 
 /// What could be read of a database.
@@ -185,6 +201,8 @@ fn quarantine(
     report: &mut OpenReport,
 ) -> Result<(), StoreError> {
     found.engine = None;
+    place.prune_damaged(DAMAGED_KEPT_MAX - 1, report);
+    place.need_room(copy_bytes(live_bytes(&found.entries)))?;
     let mark = Mark {
         store_id: state.store_id,
         commits: 0,
@@ -218,7 +236,6 @@ fn quarantine(
     ));
     report.quarantined = true;
     report.moved_to = moved;
-    place.prune_damaged(report);
     Ok(())
 }
 
@@ -232,8 +249,7 @@ fn rewrite_if_outgrown(
 ) -> Result<(), StoreError> {
     let data = place.sled.join(DATA_FILE);
     let len = fs::metadata(&data).map_err(place.io("read", &data))?.len();
-    let live: usize = found.entries.iter().map(|(k, v)| k.len() + v.len()).sum();
-    let live = live as u64;
+    let live = live_bytes(&found.entries);
     if len
         <= options
             .rewrite_floor_bytes
@@ -241,9 +257,7 @@ fn rewrite_if_outgrown(
     {
         return Ok(());
     }
-    let room = space::SpaceGuard::new(place.dir, 0).check();
-    let room = room.map_err(place.io("look at the free space of", place.dir))?;
-    if room.low || room.free - room.floor < live.saturating_mul(4) {
+    if place.need_room(copy_bytes(live)).is_err() {
         report.notes.push(format!(
             "the database file has grown to {len} bytes for {live} bytes of records, but the disk has no room to rewrite it"
         ));
@@ -270,7 +284,7 @@ fn rewrite_if_outgrown(
 }
 
 impl<'a> Place<'a> {
-    fn new(dir: &'a Path, options: &Options) -> Place<'a> {
+    fn new(dir: &'a Path, options: &Options, space: &'a SpaceGuard) -> Place<'a> {
         Place {
             dir,
             sled: dir.join("sled"),
@@ -279,7 +293,23 @@ impl<'a> Place<'a> {
             side: dir.join("side"),
             cache: options.cache_bytes,
             faults: options.faults.clone(),
+            space,
         }
+    }
+
+    /// Refuses to go on with less than `bytes` of room above the reserve. Releases the ballast
+    /// when that is what it takes.
+    fn need_room(&self, bytes: u64) -> Result<(), StoreError> {
+        let room = self.space.check();
+        let room = room.map_err(self.io("look at the free space of", self.dir))?;
+        if room.usable() >= bytes {
+            return Ok(());
+        }
+        Err(StoreError::Full {
+            path: self.dir.to_path_buf(),
+            free: room.free,
+            need: room.free - room.usable() + bytes,
+        })
     }
 
     fn io(&self, doing: &'static str, path: &Path) -> impl Fn(io::Error) -> StoreError + use<> {
@@ -464,16 +494,17 @@ impl<'a> Place<'a> {
     /// threads panicked), so that no copy can be made. Then the damaged one is set aside without
     /// a copy, and the next start makes an empty one. Refusals of the system change nothing.
     fn give_up_copy(&self, error: StoreError) -> StoreError {
+        // A half-made copy is a leftover, and on a full disk it would stand in everybody's way.
+        let removed = fsx::remove_tree(&self.new);
         let sled_failed = match &error {
             StoreError::Engine { .. } => true,
             StoreError::Io { source, .. } => source.kind() == io::ErrorKind::Other,
-            StoreError::TooNew { .. } => false,
+            StoreError::TooNew { .. } | StoreError::Full { .. } => false,
         };
         if !sled_failed {
             return error;
         }
-        let aside = fsx::remove_tree(&self.new).and_then(|()| self.set_aside());
-        match aside {
+        match removed.and_then(|()| self.set_aside()) {
             Ok(Some(path)) => StoreError::Engine {
                 path: self.sled.clone(),
                 why: format!(
@@ -498,8 +529,8 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// Keeps the newest few of the damaged ones. A failure here only costs space.
-    fn prune_damaged(&self, report: &mut OpenReport) {
+    /// Keeps the newest `keep` of the damaged ones. A failure here only costs space.
+    fn prune_damaged(&self, keep: usize, report: &mut OpenReport) {
         let names = fs::read_dir(self.dir).into_iter().flatten().flatten();
         let mut damaged: Vec<(u64, u64, PathBuf)> = names
             .filter_map(|entry| {
@@ -510,7 +541,7 @@ impl<'a> Place<'a> {
             })
             .collect();
         damaged.sort();
-        let surplus = damaged.len().saturating_sub(DAMAGED_KEPT_MAX);
+        let surplus = damaged.len().saturating_sub(keep);
         for (_, _, path) in damaged.into_iter().take(surplus) {
             let note = match fsx::remove_tree(&path) {
                 Ok(()) => format!("removed the older damaged database {}", path.display()),

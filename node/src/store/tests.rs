@@ -11,6 +11,7 @@ use prometheus_client::registry::Registry;
 use super::*;
 
 mod damage;
+mod power;
 mod speed;
 
 /// Longer than any honest commit takes on a loaded machine.
@@ -603,4 +604,47 @@ fn when_no_copy_can_be_made_the_damaged_database_still_gets_out_of_the_way() {
     let rig = Rig::open(dir.path());
     assert_eq!(rig.entries, []);
     assert_ne!(rig.store_id, id);
+}
+
+#[test]
+fn the_last_of_the_disk_is_left_alone_and_nothing_acknowledged_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let total = 1 << 30;
+    let floor = total / 20;
+    let disk = Faults::default();
+    disk.claim_room(total / 2, total);
+    let open = || {
+        Rig::open_with(dir.path(), |o| {
+            o.faults = disk.clone();
+            o.ballast_max_bytes = 1 << 20;
+        })
+    };
+    let rig = open().unwrap();
+    rig.commit(put(1, "k", b"acked"));
+    rig.wait(1);
+    assert!(!rig.store.space().unwrap().low && dir.path().join("ballast").exists());
+
+    // Low: the ballast goes, new work is for the caller to refuse, terminal writes still pass.
+    disk.claim_room(floor - 1, total);
+    rig.commit(put(2, "end", b"acked"));
+    rig.wait(2);
+    assert!(rig.store.space().unwrap().low && !dir.path().join("ballast").exists());
+
+    // The reserve is not touched by records.
+    disk.claim_room(floor / 4, total);
+    rig.commit(put(3, "k", b"not acked"));
+    let done = rig.done.recv_timeout(PATIENCE).unwrap();
+    assert!(
+        matches!(&done, Completion::Failed { error } if error.full),
+        "{done:?}"
+    );
+    drop(rig);
+    let refused = open().err().unwrap();
+    assert!(matches!(refused, StoreError::Full { .. }), "{refused}");
+
+    disk.claim_room(total / 2, total);
+    let rig = open().unwrap();
+    assert_eq!(rig.value(b"k"), Some(&b"acked"[..]));
+    assert_eq!(rig.value(b"end"), Some(&b"acked"[..]));
+    assert_eq!(rig.report, OpenReport::default());
 }
