@@ -24,11 +24,19 @@ pub(crate) const QUEUE_BYTES_MAX: u64 = 64 << 20;
 pub(crate) const BATCH_BYTES_MAX: u64 = 4 << 20;
 /// A commit takes no further batches once it has this many ...
 const GROUP_BATCHES_MAX: usize = 256;
+/// ... or this many bytes, so that the first caller's wait stays in milliseconds.
+const GROUP_BYTES_MAX: u64 = 1 << 20;
+
 /// How old the side file's count of commits may become: what a crash may cost the check of the
 /// database at the next start.
 const WITNESS_AGE_MAX: Duration = Duration::from_secs(1);
-/// ... or this many bytes, so that the first caller's wait stays in milliseconds.
-const GROUP_BYTES_MAX: u64 = 1 << 20;
+/// How old the knowledge of the free space may be. Asking costs a microsecond on unix and
+/// milliseconds elsewhere.
+const ROOM_AGE_MAX: Duration = if cfg!(unix) {
+    Duration::ZERO
+} else {
+    WITNESS_AGE_MAX
+};
 
 /// A set of changes that becomes durable as a whole: after a crash all of it is there or nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -154,6 +162,7 @@ impl Committer {
             commits,
             witnessed: Instant::now(),
             space,
+            room_seen: None,
             metrics,
             on_done,
             shared: shared.clone(),
@@ -255,6 +264,8 @@ struct Worker {
     /// When the side file last learnt that number.
     witnessed: Instant,
     space: Arc<SpaceGuard>,
+    /// When the free space was last found sufficient.
+    room_seen: Option<Instant>,
     metrics: StoreMetrics,
     on_done: OnDone,
     shared: Arc<Shared>,
@@ -368,6 +379,21 @@ impl Worker {
         self.shared.queued_bytes.fetch_sub(bytes, Ordering::SeqCst);
     }
 
+    /// Asked before each commit, so that the database itself never meets the end of the disk.
+    fn check_room(&mut self, bytes: u64) -> std::io::Result<()> {
+        if self
+            .room_seen
+            .is_some_and(|seen| seen.elapsed() < ROOM_AGE_MAX)
+        {
+            return Ok(());
+        }
+        if self.space.check()?.usable() < bytes {
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
+        self.room_seen = Some(Instant::now());
+        Ok(())
+    }
+
     /// Writes a group: the database first, then the side file.
     ///
     /// The side bytes also go into the database, in the same atomic batch. So whatever a crash
@@ -377,11 +403,7 @@ impl Worker {
     fn write(&mut self, group: Group) -> std::io::Result<(u64, u64)> {
         let mut records = 0;
         if group.records > 0 {
-            // Asked before each commit (it costs a microsecond), so that the database itself
-            // never meets the end of the disk.
-            if self.space.check()?.usable() < group.bytes {
-                return Err(std::io::ErrorKind::StorageFull.into());
-            }
+            self.check_room(group.bytes)?;
             if let Some(side) = &group.side {
                 let counter = self.side.state().counter.saturating_add(1);
                 let copy = [&counter.to_le_bytes(), side.as_slice()].concat();

@@ -252,7 +252,8 @@ impl Store {
         self.space.check()
     }
 
-    /// Commits what is queued and closes everything.
+    /// Commits what is queued and closes everything. Blocks until that is done, as does dropping
+    /// the store without it.
     ///
     /// # Errors
     /// [`StoreBad`] when the store had failed before or while it closed.

@@ -64,7 +64,7 @@ pub(super) fn recover(
     let mut found = place.read_database(&mut report)?;
     let (mut state, damage) = judge(&side, &mut found, had_database, hw_check, &mut report);
 
-    let fresh = side == SideRead::Missing && damage.is_none();
+    let fresh = !matches!(side, SideRead::Good { .. }) && damage.is_none();
     if fresh || damage.is_some() {
         state.store_id = rand::random();
     }
@@ -146,9 +146,17 @@ fn judge(
             }
             state.clone()
         }
-        SideRead::Missing
-            if found.entries.is_empty() && found.side.is_none() && damage.is_none() =>
+        // A first start that was cut off before its side file was whole.
+        SideRead::Missing | SideRead::Bad
+            if found.entries.is_empty()
+                && found.side.is_none()
+                && found.mark.is_none_or(|m| m.commits == 0)
+                && (*side == SideRead::Missing || found.mark.is_some())
+                && damage.is_none() =>
         {
+            if *side == SideRead::Bad {
+                report.notes.push("the side file was unreadable and the database empty, as after a first start that was cut off: this is a new store".into());
+            }
             return (SideState::default(), None);
         }
         SideRead::Missing => {

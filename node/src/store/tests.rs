@@ -449,6 +449,22 @@ fn a_database_that_vanished_or_belongs_to_another_store_is_damage() {
 }
 
 #[test]
+fn a_first_start_cut_off_before_its_side_file_was_written_just_starts_again() {
+    for side in [None, Some(&[0_u8; 0][..]), Some(&[0; 8192])] {
+        let dir = tempfile::tempdir().unwrap();
+        Rig::open(dir.path()).store.close().unwrap();
+        let file = dir.path().join("side");
+        fs::remove_file(&file).unwrap();
+        if let Some(content) = side {
+            fs::write(&file, content).unwrap();
+        }
+        let rig = Rig::open(dir.path());
+        assert_eq!((rig.boot, rig.report.quarantined), (1, false));
+        assert_eq!(rig.report.notes.len(), usize::from(side.is_some()));
+    }
+}
+
+#[test]
 fn a_snapshot_cut_off_by_a_crash_does_not_hinder_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let id = filled(dir.path(), 100);
