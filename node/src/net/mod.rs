@@ -5,6 +5,7 @@
 //!
 //! For each peer the events are: `Up`, then any of `Frame`, `Silent`, `Heard`, `Reset`, then `Closed`, which is followed by
 //! `Reset` (it came back at once) or by `Down`. Frames are in order and complete between two of `Up`, `Reset`, `Closed`.
+//! `Gossip`, `Subscribed`, `Learned` and `Clone` may come at any time, also before `Up` and after `Down`.
 
 mod book;
 mod bulk;

@@ -100,6 +100,8 @@ pub(super) struct Loop {
     closing: HashMap<PeerId, Instant>,
     /// Places for inbound bulk streams, of connected peers.
     bulk_places: HashMap<PeerId, Arc<Semaphore>>,
+    /// Handshakes that failed in a row, by address; for a hint to people.
+    bad_handshakes: HashMap<Multiaddr, u32>,
     out: VecDeque<Step>,
 }
 
@@ -210,6 +212,7 @@ impl Loop {
             ready: HashMap::new(),
             closing: HashMap::new(),
             bulk_places: HashMap::new(),
+            bad_handshakes: HashMap::new(),
             out: VecDeque::new(),
         })
     }
