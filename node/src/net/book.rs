@@ -238,6 +238,12 @@ impl Book {
         }
     }
 
+    /// Dials under way.
+    #[cfg(test)]
+    pub(super) fn dialing(&self) -> usize {
+        self.dials.len()
+    }
+
     /// A dial failed.
     pub(super) fn failed(&mut self, conn: ConnectionId, now: Instant) {
         match self.dials.remove(&conn) {

@@ -72,7 +72,8 @@ pub(crate) struct NetConfig {
     pub(crate) port: u16,
     /// Members from an earlier life and where they were; dialed for ever.
     pub(crate) known: Vec<(Peer, Vec<Multiaddr>)>,
-    /// Addresses of members whose ids are not known (or follow as `/p2p/…`); dialed for ever.
+    /// Addresses of members whose ids are not known (or follow as `/p2p/…`), by number or name (`/dns4/host/tcp/8889`); dialed for
+    /// ever.
     pub(crate) seeds: Vec<Multiaddr>,
     /// Find and be found by multicast on the local network.
     pub(crate) mdns: bool,
