@@ -475,7 +475,7 @@ impl Mesh {
         (self.view.members.len() as u64 * 100).clamp(2_000, 30_000)
     }
 
-    fn advert(&mut self) -> Advert {
+    pub(crate) fn advert(&mut self) -> Advert {
         self.advert_beat += 1;
         let f = &self.facts;
         Advert {

@@ -343,6 +343,8 @@ impl World {
             self.complain("core", node, why);
         }
         self.number(node, &out);
+        // One that comes from a deposed coordinator is refused, and counts for nothing.
+        let kill = kill.filter(|_| !out.contains(&Output::Event(Event::Dropped("stale_kill"))));
         if let (Some((id, a)), Some(c)) = (kill, &self.nodes[node].core) {
             let no = c.last_batch;
             self.see(node, Fact::KillSeen(id, a, no));
