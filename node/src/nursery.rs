@@ -378,7 +378,7 @@ impl Nursery {
     /// Ends the nodes, leaves their files, and adds to the failure where the logs are.
     pub(crate) fn failed(mut self, mut failure: Failure) -> Failure {
         self.nodes.iter_mut().for_each(|n| n.process.kill());
-        let logs = self.nodes.iter().map(|n| format!("\n  {}", n.log.display())).collect::<String>();
+        let logs = self.nodes.iter().filter(|n| n.log.exists()).map(|n| format!("\n  {}", n.log.display())).collect::<String>();
         self.keep_files();
         failure.what.push_str(&format!("\nthe nodes are stopped; their logs stay for you to read:{logs}"));
         failure

@@ -45,7 +45,7 @@ enum Fate {
     /// In the mesh.
     Taken(ShortId, Option<u32>),
     /// Worth another try.
-    Later(Item),
+    Later,
     /// No, and why.
     Refused(String),
 }
@@ -94,7 +94,7 @@ impl Pump {
             let n = chunk.len();
             let why = match client.submit_many(&tasks).await {
                 Ok(entries) => {
-                    let fates = chunk.into_iter().zip(entries).map(|(item, entry)| (fate(&item, entry), item));
+                    let fates = chunk.into_iter().zip(entries).map(|(item, entry)| (fate(entry), item));
                     chunk = self.settle(fates.collect());
                     watch.answered(n - chunk.len());
                     "the mesh is busy".to_owned()
@@ -120,7 +120,7 @@ impl Pump {
         for (fate, item) in fates {
             match fate {
                 Fate::Taken(id, copies) => s.taken.push((Ack { id, kind: item.kind, copies, counted: item.counted }, item)),
-                Fate::Later(item) => again.push(item),
+                Fate::Later => again.push(item),
                 Fate::Refused(why) => s.refused.push(why),
             }
         }
@@ -128,12 +128,12 @@ impl Pump {
     }
 }
 
-fn fate(item: &Item, entry: Entry) -> Fate {
+fn fate(entry: Entry) -> Fate {
     match entry {
         Entry::Accepted(a) => Fate::Taken(a.id, Some(a.copies)),
         Entry::Refused { error } => match joined(&error) {
             Some(id) => Fate::Taken(id, None),
-            None if matches!(error.code.as_str(), "busy" | "no_coordinator" | "stopping" | "timeout") => Fate::Later(item.clone()),
+            None if matches!(error.code.as_str(), "busy" | "no_coordinator" | "stopping" | "timeout") => Fate::Later,
             None => Fate::Refused(error.detail),
         },
     }
