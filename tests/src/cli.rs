@@ -41,6 +41,12 @@ impl Cli {
         self.command.args(args);
         self
     }
+    /// Adds one argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.command.arg(arg);
+        self
+    }
     /// Sets a variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
@@ -224,6 +230,7 @@ impl Said {
     }
 }
 
+#[track_caller]
 fn has(stream: &str, said: &str, texts: &[&str], whole: &Said) {
     // Sentences are wrapped at the width of the terminal: any white space is one space.
     let said = said.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
