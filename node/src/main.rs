@@ -4,25 +4,15 @@
 mod api;
 mod cli;
 mod client;
+mod daemon;
 mod exec;
 mod facts;
+mod net;
 mod output;
 mod skills;
 mod store;
+mod telemetry;
 
-mod daemon {
-    //! Stand-in.
-    use crate::{
-        cli::UpArgs,
-        output::{Failure, Output},
-    };
-    pub(crate) fn up(args: UpArgs, _output: Output) -> Result<(), Failure> {
-        Err(Failure::refused(format!("this build has no daemon ({args:?})")))
-    }
-    pub(crate) fn ticket(home: &std::path::Path) -> Result<String, Failure> {
-        Err(Failure::refused(format!("{} holds no mesh", home.display())))
-    }
-}
 mod demo {
     //! Stand-in.
     use crate::{

@@ -90,9 +90,9 @@ impl Mesh {
     pub(crate) fn link_up_election(&mut self, p: Peer) {
         if self.co.is_some() {
             let hb = self.heartbeat();
-            self.send(p, Message::Hb(hb));
+            self.send_durable(p, Message::Hb(hb));
             if let Some(epoch) = self.co.as_ref().map(|c| c.epoch) {
-                self.send(p, Message::Claim(Claim { epoch, ext: Default::default() }));
+                self.send_durable(p, Message::Claim(Claim { epoch, ext: Default::default() }));
             }
             return;
         }
@@ -254,10 +254,10 @@ impl Mesh {
         }
         if let Some(c) = self.co.as_ref().filter(|c| c.phase == Phase::Serving) {
             let epoch = c.epoch;
-            self.send(from, Message::PreLeader(PreLeader { round, epoch, peer: self.me, ext: Default::default() }));
+            self.send_durable(from, Message::PreLeader(PreLeader { round, epoch, peer: self.me, ext: Default::default() }));
             // It may have missed our heartbeats: let it follow now.
             let hb = self.heartbeat();
-            return self.send(from, Message::Hb(hb));
+            return self.send_durable(from, Message::Hb(hb));
         }
         if let Some(l) = self.leader.as_ref().filter(|l| l.peer != from) {
             if self.leader_alive() && self.now.saturating_sub(l.two_way) < 2_500 {
@@ -342,7 +342,8 @@ impl Mesh {
         self.wait_higher = None;
         let asked = self.view.usable().collect();
         self.event(Event::Claimed(epoch));
-        self.co = Some(Coord::new(epoch, self.now, asked, !self.view.members.is_empty()));
+        let promise_no = self.last_no();
+        self.co = Some(Coord::new(epoch, promise_no, self.now, asked, !self.view.members.is_empty()));
         self.synced = false;
         self.acks.clear();
         self.send_claims();
@@ -549,7 +550,7 @@ impl Mesh {
         if mine > weight {
             // It will ask us to take its side in.
             let hb = self.heartbeat();
-            self.send(other, Message::Hb(hb));
+            self.send_durable(other, Message::Hb(hb));
         } else {
             self.ask_join(other);
         }
@@ -592,7 +593,6 @@ impl Mesh {
         self.promise(epoch);
         self.reclaim(epoch);
         self.event(Event::Claimed(epoch));
-        self.event(Event::Serving(epoch));
         self.send_claims();
     }
 

@@ -3,7 +3,10 @@
 
 use alloc::{collections::BTreeMap, vec::Vec};
 
-use crate::io::Output;
+use crate::{
+    ids::{Attempt, TaskId},
+    io::Output,
+};
 
 /// Outputs waiting for their batch.  Bounded by what the core has in flight.
 #[derive(Debug, Default)]
@@ -16,6 +19,11 @@ impl Gate {
     /// Moves to `ready` what may happen now, keeps the rest.
     pub fn pass(&mut self, outputs: Vec<Output>, ready: &mut Vec<Output>) {
         for o in outputs {
+            if let Output::Kill(id, attempt) = &o
+                && self.withdraw(id, attempt)
+            {
+                continue;
+            }
             match after(&o) {
                 n if n <= self.durable => ready.push(o),
                 n => self.waiting.entry(n).or_default().push(o),
@@ -33,6 +41,19 @@ impl Gate {
             }
             ready.append(&mut first.remove());
         }
+    }
+
+    /// A run that still waits for its log line is not started at all when it is killed (S2): the core
+    /// counts on it, and expects no exit of it.
+    fn withdraw(&mut self, id: &TaskId, attempt: &Attempt) -> bool {
+        for list in self.waiting.values_mut() {
+            let at = list.iter().position(|o| matches!(o, Output::Start { job, .. } if job.id == *id && job.attempt == *attempt));
+            if let Some(i) = at {
+                list.remove(i);
+                return true;
+            }
+        }
+        false
     }
 
     /// How many outputs wait.

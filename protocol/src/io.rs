@@ -103,7 +103,8 @@ pub enum Output {
         /// Not before.
         after: u64,
     },
-    /// End this run, its whole process group.
+    /// End this run, its whole process group.  A run whose `Start` still waits in the [`crate::gate::Gate`]
+    /// is dropped there instead; no exit is expected of it.
     Kill(TaskId, Attempt),
     /// Get this blob from one of these peers, in this order.
     Fetch(Hash, u64, Vec<Peer>),

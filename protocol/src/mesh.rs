@@ -226,9 +226,14 @@ impl Mesh {
             asks: Asks::default(),
             cfg,
         };
-        m.load(recovered.entries, recovered.quarantined);
+        let quarantined = recovered.quarantined;
+        m.load(recovered.entries, quarantined);
         m.side.inc = m.side.inc.saturating_add(1).max(m.own_floor().map_or(0, |f| f.0) + 1).max(now.wall_ms);
         m.side_dirty = true;
+        if quarantined {
+            // The new store holds what could be read: the mark must not claim more (D3).
+            m.side.hw = m.top;
+        }
         m.synced = m.table.len() > 0;
         m.outbox.start(Origin { peer: m.me, store: m.store }, m.side.inc);
         m.advert_at = m.now;
@@ -329,11 +334,12 @@ impl Mesh {
         self.wake_at(self.advert_at);
     }
 
-    fn on_message(&mut self, from: Peer, msg: Message) {
+    pub(crate) fn on_message(&mut self, from: Peer, msg: Message) {
         if from != self.me {
             let m = self.view.entry(from);
             m.heard_at = self.now;
         }
+        let Some(msg) = self.hold(from, msg) else { return };
         match msg {
             Message::Advert(a) => self.on_advert(from, a),
             Message::Hb(h) => self.on_hb(from, h),
@@ -780,6 +786,18 @@ impl Mesh {
     /// A node's name for people.
     pub(crate) fn name_of(&self, p: &Peer) -> String {
         if *p == self.me { self.cfg.name.clone() } else { self.view.name(p) }
+    }
+
+    /// This node.
+    pub fn me(&self) -> Peer {
+        self.me
+    }
+
+    /// A member known from an earlier life: somebody to wait for before claiming alone (E4).
+    pub fn remember_peer(&mut self, p: Peer) {
+        if p != self.me {
+            self.view.entry(p);
+        }
     }
 
     /// Who leads, as far as this node knows.

@@ -17,6 +17,10 @@ use crate::{
     writes::{Effect, Phase},
 };
 
+/// Most messages held back until their sender's records are here; more are dropped, and said again by
+/// their senders.
+const HELD_MAX: usize = 16_384;
+
 /// Where a follower stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -127,6 +131,8 @@ impl Mesh {
             return;
         }
         c.replicas.remove(&from);
+        // It says again what it runs, and may be a later boot.
+        c.held.retain(|(p, m)| *p != from || !matches!(m, Message::Inventory(_)));
         let equal = f.count == 0 || f.root == self.table.root();
         let epoch = c.epoch;
         let mut follower = Follower::new(&f, now);
@@ -160,6 +166,7 @@ impl Mesh {
         self.choose_replicas();
         self.deliver_to(p);
         self.capacity_changed();
+        self.drain_held();
     }
 
     pub(crate) fn on_pull(&mut self, from: Peer, p: Pull) {
@@ -285,7 +292,7 @@ impl Mesh {
     /// Serve when all that answered is pulled (T2, open mode).
     pub(crate) fn sync_check(&mut self) {
         let Some(c) = &self.co else { return };
-        if c.phase != Phase::Syncing {
+        if c.phase != Phase::Syncing || !c.sure() {
             return;
         }
         if c.followers.iter().any(|(p, f)| f.stage == Stage::Pulling && self.view.is_usable(p)) {
@@ -302,8 +309,53 @@ impl Mesh {
         self.choose_replicas();
         self.sched_rebuild();
         self.leader_changed();
+        let ready: Vec<Peer> = self.co.iter().flat_map(|c| &c.followers).filter(|(_, f)| f.stage != Stage::Pulling).map(|(p, _)| *p).collect();
+        for p in core::iter::once(self.me).chain(ready) {
+            self.deliver_to(p);
+        }
+        self.drain_held();
         self.release();
         self.advert_soon();
+    }
+
+    /// T2: what a node says about its tasks is only understood when its records are here: a result it has
+    /// accepted, or an attempt it runs, may belong to a record that only it holds.  Keeps such messages
+    /// back while this node does not serve yet or still pulls from the sender; gives all others back.
+    pub(crate) fn hold(&mut self, from: Peer, msg: Message) -> Option<Message> {
+        let Some(c) = &mut self.co else { return Some(msg) };
+        let about_tasks = matches!(
+            msg,
+            Message::Submit(_)
+                | Message::Offer(_)
+                | Message::Delivered(_)
+                | Message::Report(_)
+                | Message::Refuse(_)
+                | Message::Inventory(_)
+                | Message::Cancel(_)
+                | Message::Query(_)
+                | Message::SetStrategy(_)
+        );
+        let pulling = c.followers.get(&from).is_some_and(|f| f.stage == Stage::Pulling);
+        if !about_tasks || (c.serving() && !pulling) {
+            return Some(msg);
+        }
+        if c.held.len() < HELD_MAX {
+            c.held.push_back((from, msg));
+        } else {
+            self.event(Event::Dropped("held"));
+        }
+        None
+    }
+
+    /// Handles what was held back and can be understood now.
+    pub(crate) fn drain_held(&mut self) {
+        let held = match &mut self.co {
+            Some(c) if c.serving() && !c.held.is_empty() => core::mem::take(&mut c.held),
+            _ => return,
+        };
+        for (from, msg) in held {
+            self.on_message(from, msg);
+        }
     }
 
     /// Begins to write to a replica: first what it lacks, then everything new, in order.

@@ -59,6 +59,8 @@ struct Run {
     need: Option<Need>,
     payload: Data,
     outcome: Option<Outcome>,
+    /// The batch with its log line: the driver starts it when that is durable.
+    start_no: u64,
 }
 
 /// What this node runs.
@@ -133,7 +135,7 @@ impl Mesh {
             let o = self.outcome_of(r.attempt, End::Crashed, None, why, Data::EMPTY, 0);
             (State::Finished, Some(o))
         };
-        self.worker.runs.insert(key, Run { state, need: None, payload: Data::EMPTY, outcome });
+        self.worker.runs.insert(key, Run { state, need: None, payload: Data::EMPTY, outcome, start_no: 0 });
         Ok(())
     }
 
@@ -178,7 +180,7 @@ impl Mesh {
         }
         let missing = a.payload.blob().filter(|h| !self.blobs.contains(h));
         let state = if missing.is_some() { State::Fetching } else { State::Queued };
-        self.worker.runs.insert(key, Run { state, need: Some(a.need), payload: a.payload, outcome: None });
+        self.worker.runs.insert(key, Run { state, need: Some(a.need), payload: a.payload, outcome: None, start_no: 0 });
         match missing {
             Some(h) => self.fetch(h, &a.holders),
             None => {
@@ -270,6 +272,9 @@ impl Mesh {
             let fence = format!("{}.{}.{}", attempt.epoch.n, attempt.epoch.peer, attempt.k);
             self.event(Event::Spawned(id, attempt));
             let after = self.last_no();
+            if let Some(r) = self.worker.runs.get_mut(&key) {
+                r.start_no = after;
+            }
             self.output(Output::Start { job: Job { id, attempt, need, payload, fence }, after });
         }
         self.worker.queue = kept;
@@ -282,6 +287,7 @@ impl Mesh {
         let key = (k.id, k.attempt);
         match self.worker.runs.get(&key).map(|r| r.state.clone()) {
             Some(State::Running(true)) => {}
+            Some(State::Running(false)) if self.withdraw(&key) => self.mark_dead(from, k.id, k.attempt),
             Some(State::Running(false)) => {
                 if let Some(r) = self.worker.runs.get_mut(&key) {
                     r.state = State::Running(true);
@@ -300,10 +306,22 @@ impl Mesh {
         }
     }
 
+    /// Takes a run back whose log line is not durable yet, so that the driver has not started it: a
+    /// `Kill` that went out now would come before the start and end nothing.  Returns false when it runs.
+    fn withdraw(&mut self, key: &(TaskId, Attempt)) -> bool {
+        let Some(r) = self.worker.runs.get(key).filter(|r| r.start_no > self.durable) else { return false };
+        if !r.need.as_ref().is_some_and(instant) {
+            self.worker.busy -= 1;
+        }
+        self.worker.runs.remove(key);
+        self.output(Output::Kill(key.0, key.1));
+        true
+    }
+
     fn mark_dead(&mut self, from: Peer, id: TaskId, attempt: Attempt) {
         let log = RunRec { id, attempt, boot: self.boot, dead: true, outcome: None, ext: Default::default() };
         self.put(Key::run(&id, &attempt), codec::encode(&log));
-        self.worker.runs.insert((id, attempt), Run { state: State::Dead, need: None, payload: Data::EMPTY, outcome: None });
+        self.worker.runs.insert((id, attempt), Run { state: State::Dead, need: None, payload: Data::EMPTY, outcome: None, start_no: 0 });
         self.report_dead(from, id, attempt);
     }
 
@@ -453,7 +471,11 @@ impl Mesh {
         let running: Vec<(TaskId, Attempt)> =
             self.worker.runs.iter().filter(|(_, r)| matches!(r.state, State::Running(_))).map(|(k, _)| *k).collect();
         for (id, attempt) in running {
-            self.output(Output::Kill(id, attempt));
+            if self.withdraw(&(id, attempt)) {
+                self.delete(Key::run(&id, &attempt));
+            } else {
+                self.output(Output::Kill(id, attempt));
+            }
         }
         self.leave_check();
     }

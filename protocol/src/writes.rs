@@ -48,6 +48,9 @@ pub(crate) enum Effect {
 pub(crate) struct Coord {
     pub(crate) epoch: Epoch,
     pub(crate) phase: Phase,
+    /// The batch with our promise, until it is durable: before that the epoch could be claimed again
+    /// after a crash, so nobody may see it (E6, I2).
+    unsure: Option<u64>,
     pub(crate) since: u64,
     /// Claimed to, no answer yet.
     pub(crate) asked: BTreeSet<Peer>,
@@ -70,14 +73,17 @@ pub(crate) struct Coord {
     pub(crate) beat: u64,
     pub(crate) reclaimed_at: u64,
     pub(crate) dels: Vec<TaskId>,
+    /// What followers say about their tasks before their records are here (T2).
+    pub(crate) held: VecDeque<(Peer, Message)>,
     pub(crate) sched: Sched,
 }
 
 impl Coord {
-    pub(crate) fn new(epoch: Epoch, now: u64, asked: BTreeSet<Peer>, ever_second: bool) -> Self {
+    pub(crate) fn new(epoch: Epoch, promise_no: u64, now: u64, asked: BTreeSet<Peer>, ever_second: bool) -> Self {
         Self {
             epoch,
             phase: Phase::Claiming(now + T_CLAIM_MS),
+            unsure: Some(promise_no),
             since: now,
             asked,
             followers: BTreeMap::new(),
@@ -98,12 +104,18 @@ impl Coord {
             beat: 0,
             reclaimed_at: now,
             dels: Vec::new(),
+            held: VecDeque::new(),
             sched: Sched::default(),
         }
     }
 
     pub(crate) fn serving(&self) -> bool {
-        self.phase == Phase::Serving
+        self.phase == Phase::Serving && self.sure()
+    }
+
+    /// The promise is durable.
+    pub(crate) fn sure(&self) -> bool {
+        self.unsure.is_none()
     }
 
     /// Our own copy counts up to here.
@@ -196,7 +208,10 @@ impl Mesh {
         if seq <= c.stable {
             self.emit(effect);
         } else {
-            c.effects.entry(seq).or_default().push(effect);
+            let list = c.effects.entry(seq).or_default();
+            if !list.contains(&effect) {
+                list.push(effect);
+            }
         }
     }
 
@@ -250,7 +265,11 @@ impl Mesh {
             let ready = core::mem::replace(&mut c.effects, later);
             self.event(Event::Stable { epoch, seq: stable, copies: need as u32, took_ms });
             for e in ready.into_values().flatten() {
-                self.emit(e);
+                match e.task() {
+                    // The record may have been written again since: only its current version counts (W1).
+                    Some(id) => self.effect(&id, e),
+                    None => self.emit(e),
+                }
             }
         }
         let Some(c) = &self.co else { return };
@@ -299,6 +318,17 @@ impl Mesh {
 
     pub(crate) fn coord_persisted(&mut self) {
         let durable = self.durable;
+        let Some(c) = &mut self.co else { return };
+        if c.unsure.is_some_and(|no| no <= durable) {
+            c.unsure = None;
+            let (epoch, again) = (c.epoch, c.phase == Phase::Serving);
+            if again {
+                self.event(Event::Serving(epoch));
+                self.drain_held();
+            } else {
+                self.sync_check();
+            }
+        }
         let Some(c) = &mut self.co else { return };
         let mut moved = false;
         while let Some((_, seq)) = c.sealed.pop_front_if(|(no, _)| *no <= durable) {
@@ -743,7 +773,9 @@ impl Mesh {
     /// E8: a new epoch of the same coordinator.  What was not stable is written again.
     pub(crate) fn reclaim(&mut self, epoch: Epoch) {
         let now = self.now;
+        let promise_no = self.last_no();
         let Some(c) = &mut self.co else { return };
+        c.unsure = Some(promise_no);
         c.epoch = epoch;
         c.reclaimed_at = now;
         c.seq = 0;

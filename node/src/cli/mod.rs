@@ -159,7 +159,12 @@ pub(crate) fn main() -> ExitCode {
         (false, false) => Mode::Human,
     };
     let output = Output::new(mode);
-    let done = home(cli.global.home).and_then(|home| dispatch(cli.command, Context { home, output }));
+    let from_env = std::env::var_os("CLAWMESH_HOME").map(PathBuf::from);
+    let output = match &cli.global.home {
+        Some(typed) if from_env.as_ref() != Some(typed) => output.with_home(typed),
+        _ => output,
+    };
+    let done = home(cli.global.home).and_then(|home| dispatch(cli.command, Context { home, output: output.clone() }));
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(f) => {
@@ -213,8 +218,8 @@ async fn asynchronous(command: Command, cx: &Context) -> Result<(), Failure> {
         Command::Tasks { what } => tasks::tasks(cx, what).await,
         Command::Config { what } => config::config(cx, what).await,
         Command::Metrics => node::metrics(cx).await,
-        Command::Demo(args) => crate::demo::run(args, cx.output).await,
-        Command::Bench(args) => crate::bench::run(args, &cx.home, cx.output).await,
+        Command::Demo(args) => crate::demo::run(args, cx.output.clone()).await,
+        Command::Bench(args) => crate::bench::run(args, &cx.home, cx.output.clone()).await,
         Command::Up(_) | Command::Completions { .. } | Command::Version => Ok(()),
     }
 }

@@ -1,0 +1,60 @@
+//! I7: on one disk, an outcome never becomes none, and `delivered` and `cancel` never fall.
+
+use super::Check;
+use crate::oracle::{Disks, Entry, Fact};
+
+/// Compares each record with the one it replaces.
+#[derive(Default)]
+pub(super) struct Monotone {
+    /// What a node has handed to its disk, durable or not.
+    last: std::collections::BTreeMap<(usize, clawmesh_protocol::ids::TaskId), (bool, bool, bool)>,
+}
+
+impl Check for Monotone {
+    fn name(&self) -> &'static str {
+        "I7"
+    }
+    fn see(&mut self, e: &Entry, disks: &Disks) -> Result<(), String> {
+        match &e.fact {
+            Fact::Boot { .. } => {
+                // What was not durable is gone, with whatever it said.
+                self.last.retain(|(n, _), _| *n != e.node);
+                if let Some(d) = disks.now.get(e.node) {
+                    let kept = d.recs.iter().map(|(id, r)| ((e.node, *id), (r.outcome.is_some(), r.delivered, r.cancel)));
+                    self.last.extend(kept);
+                }
+            }
+            Fact::Batch(p) => {
+                for id in &p.dels {
+                    self.last.remove(&(e.node, *id));
+                }
+                for (r, _) in &p.recs {
+                    let new = (r.outcome.is_some(), r.delivered, r.cancel);
+                    let old = self.last.insert((e.node, r.id), new).unwrap_or_default();
+                    if (old.0 && !new.0) || (old.1 && !new.1) || (old.2 && !new.2) {
+                        return Err(format!("{:?} at {:?}: (outcome, delivered, cancel) went from {old:?} to {new:?}", r.id, r.ver));
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::fixture::*;
+
+    #[test]
+    fn a_cancel_that_disappears_is_caught() {
+        let mut r = rec(task(1), epoch(1, 0), 1);
+        r.cancel = true;
+        let plain = rec(task(1), epoch(1, 0), 2);
+        assert_eq!(judge(Monotone::default(), vec![(0, batch(1, vec![plain.clone()])), (0, batch(2, vec![r.clone()]))]), None);
+        assert!(judge(Monotone::default(), vec![(0, batch(1, vec![r.clone()])), (0, batch(2, vec![plain.clone()]))]).is_some());
+        // On another disk it says nothing.
+        assert_eq!(judge(Monotone::default(), vec![(0, batch(1, vec![r])), (1, batch(1, vec![plain]))]), None);
+    }
+}

@@ -1,0 +1,132 @@
+//! One checker per invariant.  Each is a fold over the oracle's log and nothing else, so that a bad log
+//! can be written by hand in a test: a checker that accepts it proves nothing.
+
+mod i01_promise;
+mod i02_one_server;
+mod i04_durable;
+mod i05_stable_first;
+mod i06_one_outcome;
+mod i07_monotone;
+mod i08_equal_bytes;
+mod i09_one_start;
+mod i14_converged;
+mod i15_done;
+mod i20_copies;
+
+use crate::oracle::{Disks, Entry};
+
+/// Watches one invariant.
+pub trait Check: Send {
+    /// The invariant's number in the protocol.
+    fn name(&self) -> &'static str;
+    /// Takes the next line in; `disks` already contains it.
+    ///
+    /// # Errors
+    /// What was violated, as a sentence.
+    fn see(&mut self, e: &Entry, disks: &Disks) -> Result<(), String>;
+}
+
+/// All checkers, for a world with these K and d.
+pub fn all(copies: usize) -> Vec<Box<dyn Check>> {
+    vec![
+        Box::new(i01_promise::Promise::default()),
+        Box::new(i02_one_server::OneServer::default()),
+        Box::new(i04_durable::Durable::default()),
+        Box::new(i05_stable_first::StableFirst::new(copies)),
+        Box::new(i06_one_outcome::OneOutcome::default()),
+        Box::new(i07_monotone::Monotone::default()),
+        Box::new(i08_equal_bytes::EqualBytes::default()),
+        Box::new(i09_one_start::OneStart::default()),
+        Box::new(i14_converged::Converged),
+        Box::new(i15_done::Done::default()),
+        Box::new(i20_copies::Copies),
+    ]
+}
+
+/// Things that tests of checkers need.
+#[cfg(test)]
+pub(crate) mod fixture {
+    use std::sync::Arc;
+
+    use clawmesh_protocol::{
+        ids::{Attempt, Epoch, Hash, Origin, Peer, TaskId, Ver},
+        record::{End, Outcome, Queued, Rec},
+        spec::{Data, split},
+    };
+
+    use super::Check;
+    use crate::oracle::{Disks, Entry, Fact, Parsed};
+
+    pub(crate) fn peer(n: usize) -> Peer {
+        Peer([n as u8 + 1; 32])
+    }
+    pub(crate) fn epoch(n: u64, node: usize) -> Epoch {
+        Epoch { n, peer: peer(node) }
+    }
+    pub(crate) fn task(seq: u64) -> TaskId {
+        TaskId { origin: Origin { peer: peer(0), store: 1 }, inc: 1, seq }
+    }
+    pub(crate) fn attempt(k: u32, n: u64) -> Attempt {
+        Attempt { k, epoch: epoch(n, 0) }
+    }
+    pub(crate) fn rec(id: TaskId, epoch: Epoch, seq: u64) -> Rec {
+        let new = clawmesh_protocol::face::NewTask { skill: Some("echo".into()), ..Default::default() };
+        let (need, work) = split(&new).unwrap();
+        Rec {
+            id,
+            ver: Ver { epoch, seq },
+            spec_hash: Hash::default(),
+            need,
+            payload: Data::Inline(clawmesh_protocol::codec::Blob(work)),
+            queued: Queued { epoch, seq },
+            waited_ms: 0,
+            issued: 0,
+            live: Vec::new(),
+            past: Vec::new(),
+            past_dropped: 0,
+            crashes: 0,
+            losses: 0,
+            failures: 0,
+            cancel: false,
+            outcome: None,
+            delivered: false,
+            submitted_at: 0,
+            ext: Default::default(),
+        }
+    }
+    pub(crate) fn outcome(end: End, k: u32) -> Outcome {
+        Outcome {
+            end,
+            attempt: Some(attempt(k, 1)),
+            worker: Some(peer(1)),
+            exit: Some(0),
+            why: String::new(),
+            data: Data::EMPTY,
+            ended_at: 0,
+            ran_ms: 0,
+            ext: Default::default(),
+        }
+    }
+    pub(crate) fn batch(no: u64, recs: Vec<Rec>) -> Fact {
+        let recs = recs
+            .into_iter()
+            .map(|r| {
+                let h = Hash::of(&clawmesh_protocol::codec::encode(&r));
+                (Arc::new(r), h)
+            })
+            .collect();
+        Fact::Batch(Arc::new(Parsed { no, recs, ..Parsed::default() }))
+    }
+    /// Runs a log of (node, fact) through a checker; the first complaint.
+    pub(crate) fn judge(mut c: impl Check, log: Vec<(usize, Fact)>) -> Option<String> {
+        let mut disks = Disks::new((0..4).map(peer).collect());
+        for (i, (node, fact)) in log.into_iter().enumerate() {
+            let e = Entry { at: i as u64, node, fact };
+            disks.see(&e);
+            if let Err(why) = c.see(&e, &disks) {
+                return Some(why);
+            }
+        }
+        None
+    }
+}

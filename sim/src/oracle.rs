@@ -1,0 +1,251 @@
+//! The append-only log of what truly happened, and what follows from it about the disks.
+//!
+//! The oracle sees the world from outside: batches that became durable, messages that left, processes
+//! that started.  It never asks the core what it believes, except for [`Fact::Probe`] and the final state.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use clawmesh_protocol::{
+    ids::{Attempt, Epoch, Hash, Peer, TaskId},
+    io::{Batch, Event},
+    message::Message,
+    record::{End, Rec},
+};
+
+use crate::layout::{self, Item};
+
+/// One line of the log.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Virtual ms.
+    pub at: u64,
+    /// Where.
+    pub node: usize,
+    /// What.
+    pub fact: Fact,
+}
+
+/// One thing that happened.
+#[derive(Debug, Clone)]
+pub enum Fact {
+    /// A process started on this store.
+    Boot {
+        /// The store's number.
+        store: u64,
+        /// The start's number.
+        boot: u64,
+        /// The store is new and empty.
+        fresh: bool,
+    },
+    /// The process ended; batches up to this one are on disk, later ones never were.
+    Down(u64),
+    /// The disk is gone.
+    Destroyed,
+    /// The core handed a batch to its disk.
+    Batch(Arc<Parsed>),
+    /// Batches up to this one are on disk.
+    Durable(u64),
+    /// The core's view, when it changed.
+    Probe {
+        /// Highest epoch promised.
+        promised: Epoch,
+        /// It says it serves.
+        serving: Option<Epoch>,
+    },
+    /// A message left (its batch was durable).
+    Sent(Peer, Arc<Message>),
+    /// A `Kill` was handled; its mark is in this batch at the latest.
+    KillSeen(TaskId, Attempt, u64),
+    /// A process was spawned.
+    Started(TaskId, Attempt),
+    /// A process ended, with this verdict.
+    Exited(TaskId, Attempt, End),
+    /// The core's own account.
+    Event(Event),
+    /// A local program was told that its task is safe on so many disks.
+    Acked(TaskId, u32),
+    /// A local program was told the task's end.
+    Ended(TaskId, String),
+    /// The link between this node and that one went up or down, as this node was told.
+    Link(Peer, bool),
+    /// After healing, when nothing moves any more or time is up.
+    Quiet(Arc<Quiet>),
+}
+
+/// A batch, read.
+#[derive(Debug, Clone, Default)]
+pub struct Parsed {
+    /// The batch's number.
+    pub no: u64,
+    /// Records put: content and the hash of the bytes.
+    pub recs: Vec<(Arc<Rec>, Hash)>,
+    /// Records deleted.
+    pub dels: Vec<TaskId>,
+    /// Tasks put into the origin's outbox.
+    pub outbox: Vec<TaskId>,
+    /// Tasks dropped from it.
+    pub outbox_dels: Vec<TaskId>,
+}
+
+impl Parsed {
+    /// Reads a batch.
+    pub fn of(b: &Batch) -> Self {
+        let mut p = Self { no: b.no, ..Self::default() };
+        let puts = b.puts.iter().map(|(k, v)| (k, Some(v)));
+        for (k, v) in puts.chain(b.dels.iter().map(|k| (k, None))) {
+            match layout::item(k, v.map(Vec::as_slice)) {
+                Item::Rec(r) => {
+                    let bytes = clawmesh_protocol::codec::encode(&*r);
+                    p.recs.push((Arc::new(*r), Hash::of(&bytes)));
+                }
+                Item::RecGone(id) => p.dels.push(id),
+                Item::Outbox(id) => p.outbox.push(id),
+                Item::OutboxGone(id) => p.outbox_dels.push(id),
+                Item::Other => {}
+            }
+        }
+        p
+    }
+}
+
+/// The state after healing.
+#[derive(Debug, Clone, Default)]
+pub struct Quiet {
+    /// K of this world.
+    pub replicas: usize,
+    /// Live nodes and what they say.
+    pub nodes: Vec<NodeEnd>,
+    /// The table of the node that serves, when exactly one does.
+    pub table: BTreeMap<TaskId, Arc<Rec>>,
+    /// Acknowledged tasks that must have reached their end.
+    pub due: Vec<Due>,
+    /// Requests to live nodes that nobody has answered, for people.
+    pub unanswered: Vec<String>,
+}
+
+/// A live node at the end.
+#[derive(Debug, Clone)]
+pub struct NodeEnd {
+    /// Which.
+    pub node: usize,
+    /// The epoch it serves or follows.
+    pub epoch: Option<Epoch>,
+    /// Its coordinator.
+    pub leader: Option<Peer>,
+    /// It serves.
+    pub serving: bool,
+    /// Digest of its table.
+    pub root: u128,
+    /// Records it holds.
+    pub count: usize,
+    /// Tasks of its own without an accepted result.
+    pub outbox_open: usize,
+}
+
+/// A task that an origin was told is safe.
+#[derive(Debug, Clone)]
+pub struct Due {
+    /// Which.
+    pub id: TaskId,
+    /// A live node can run it.
+    pub able: bool,
+    /// Its origin lives, with the store that submitted it.
+    pub origin_lives: bool,
+}
+
+/// One disk, as it truly is.
+#[derive(Debug, Clone, Default)]
+pub struct Disk {
+    /// The store's number.
+    pub store: u64,
+    /// Durable records.
+    pub recs: BTreeMap<TaskId, Arc<Rec>>,
+    /// Durable outbox.
+    pub outbox: BTreeSet<TaskId>,
+    /// Handed over, not durable.
+    pub pending: VecDeque<Arc<Parsed>>,
+    /// It can't come back.
+    pub destroyed: bool,
+}
+
+impl Disk {
+    fn commit(&mut self, upto: u64) -> Vec<TaskId> {
+        let mut touched = Vec::new();
+        while self.pending.front().is_some_and(|p| p.no <= upto) {
+            let Some(p) = self.pending.pop_front() else { break };
+            for (r, _) in &p.recs {
+                self.recs.insert(r.id, r.clone());
+                touched.push(r.id);
+            }
+            for id in &p.dels {
+                self.recs.remove(id);
+            }
+            for id in &p.outbox {
+                self.outbox.insert(*id);
+                touched.push(*id);
+            }
+            for id in &p.outbox_dels {
+                self.outbox.remove(id);
+            }
+        }
+        touched
+    }
+    /// It durably holds the task, in the table or in the outbox.
+    pub fn holds(&self, id: &TaskId) -> bool {
+        self.recs.contains_key(id) || self.outbox.contains(id)
+    }
+}
+
+/// All disks, kept in step with the log.
+#[derive(Debug, Clone, Default)]
+pub struct Disks {
+    /// By node.
+    pub now: Vec<Disk>,
+    /// The nodes' keys.
+    pub peers: Vec<Peer>,
+    /// Which nodes' disks ever held a task durably.
+    pub ever: BTreeMap<TaskId, BTreeSet<usize>>,
+}
+
+impl Disks {
+    /// Empty disks of these nodes.
+    pub fn new(peers: Vec<Peer>) -> Self {
+        Self { now: vec![Disk::default(); peers.len()], peers, ever: BTreeMap::new() }
+    }
+    /// Which node has this key.
+    pub fn node(&self, peer: Peer) -> Option<usize> {
+        self.peers.iter().position(|p| *p == peer)
+    }
+    /// Takes one line of the log in.
+    pub fn see(&mut self, e: &Entry) {
+        let Some(d) = self.now.get_mut(e.node) else { return };
+        match &e.fact {
+            Fact::Boot { store, fresh, .. } => {
+                if *fresh {
+                    *d = Disk::default();
+                }
+                d.store = *store;
+                d.pending.clear();
+            }
+            Fact::Batch(p) => d.pending.push_back(p.clone()),
+            Fact::Durable(upto) | Fact::Down(upto) => {
+                let touched = d.commit(*upto);
+                if matches!(e.fact, Fact::Down(_)) {
+                    d.pending.clear();
+                }
+                for id in touched {
+                    self.ever.entry(id).or_default().insert(e.node);
+                }
+            }
+            Fact::Destroyed => {
+                *d = Disk { destroyed: true, ..Disk::default() };
+            }
+            _ => {}
+        }
+    }
+    /// Nodes whose intact disks hold the task.
+    pub fn holders<'a>(&'a self, id: &'a TaskId) -> impl Iterator<Item = usize> + 'a {
+        self.now.iter().enumerate().filter(move |(_, d)| d.holds(id)).map(|(n, _)| n)
+    }
+}

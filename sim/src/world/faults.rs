@@ -1,0 +1,199 @@
+//! What goes wrong, and how it is put right.
+
+use clawmesh_protocol::io::Input;
+
+use super::{What, World, net::pair_of};
+use crate::plan::Fault;
+
+/// The end of a fault.
+pub(super) enum Undo {
+    Resume(usize, u64),
+    Cut(Vec<(usize, usize)>),
+    Slow,
+    Full(usize, u64),
+    Restart(usize, u64),
+    Flap { a: usize, b: usize, left: u32 },
+}
+
+impl World {
+    /// A fault strikes, and the next one of its kind is on the way.
+    pub(super) fn strike(&mut self, fault: Fault, every: u64) {
+        if self.calm {
+            return;
+        }
+        let wait = self.chance.fault.range(every / 2, every * 3 / 2);
+        self.after(wait, What::Fault { fault, every });
+        let alive = self.alive();
+        let Some(node) = self.chance.fault.pick(&alive) else { return };
+        let name = self.nodes[node].cfg.name.clone();
+        self.faults += 1;
+        self.count(&format!("fault: {fault:?}"));
+        self.say(|| format!("FAULT {fault:?} (at {name})"));
+        match fault {
+            Fault::Kill => self.kill_process(node, false, (50, 10_000)),
+            Fault::Power => self.kill_process(node, true, (500, 15_000)),
+            Fault::Fuse => self.nodes[node].fuse = Some(self.chance.fault.range(1, 60)),
+            Fault::CrashLoop => {
+                self.nodes[node].loops = self.chance.fault.range(2, 6) as u32;
+                self.kill_process(node, false, (50, 500));
+            }
+            Fault::KillAll => {
+                let power = self.chance.fault.percent(50);
+                alive.into_iter().for_each(|n| self.kill_process(n, power, (50, 4_000)));
+            }
+            Fault::Pause => self.pause(node),
+            Fault::Partition | Fault::Isolate | Fault::OneWay => self.cut_some(fault, node),
+            Fault::Flap => {
+                let other = self.chance.fault.below(self.nodes.len());
+                let left = self.chance.fault.range(2, 6) as u32;
+                self.undo(Undo::Flap { a: node, b: other, left });
+            }
+            Fault::Reset | Fault::Replace => {
+                let other = self.chance.fault.below(self.nodes.len());
+                if other != node {
+                    let pair = pair_of(node, other).0;
+                    if fault == Fault::Reset { self.reset(pair) } else { self.replace(pair) }
+                }
+            }
+            Fault::Slow => {
+                self.slow = self.chance.fault.range(3, 40);
+                self.undo_in(500, 8_000, Undo::Slow);
+            }
+            Fault::Leave => self.leave(node),
+            Fault::Destroy => self.burn(node),
+            Fault::StoreBad => {
+                let life = self.nodes[node].life;
+                self.break_disk(node);
+                self.undo_in(50, 2_000, Undo::Restart(node, life));
+            }
+            Fault::Full => {
+                let life = self.nodes[node].life;
+                self.give(node, Input::Full(true));
+                self.undo_in(500, 10_000, Undo::Full(node, life));
+            }
+            Fault::Stall => {
+                let ms = self.chance.fault.range(500, 8_000);
+                self.stall_disk(node, ms);
+            }
+        }
+    }
+
+    fn undo_in(&mut self, lo: u64, hi: u64, undo: Undo) {
+        let d = self.chance.fault.range(lo, hi);
+        self.after(d, What::Undo(undo));
+    }
+
+    fn kill_process(&mut self, node: usize, power: bool, back: (u64, u64)) {
+        self.crash(node, power);
+        self.come_back(node, back.0, back.1);
+    }
+
+    fn pause(&mut self, node: usize) {
+        let life = self.nodes[node].life;
+        self.stop_process(node, true);
+        let (lo, hi) = if self.chance.fault.percent(50) { (50, 2_500) } else { (2_000, 20_000) };
+        self.undo_in(lo, hi, Undo::Resume(node, life));
+    }
+
+    fn cut_some(&mut self, fault: Fault, node: usize) {
+        let n = self.nodes.len();
+        let mut cuts = Vec::new();
+        match fault {
+            Fault::OneWay => {
+                let other = self.chance.fault.below(n);
+                if other != node {
+                    cuts.push(pair_of(node, other));
+                }
+            }
+            _ => {
+                let far: Vec<bool> =
+                    (0..n).map(|i| if fault == Fault::Isolate { i == node } else { self.chance.fault.percent(50) }).collect();
+                for a in 0..n {
+                    for b in (0..n).filter(|b| *b != a) {
+                        if far[a] != far[b] {
+                            cuts.push(pair_of(a, b));
+                        }
+                    }
+                }
+            }
+        }
+        for (pair, side) in &cuts {
+            self.cut(*pair, *side, true);
+        }
+        let (lo, hi) = if self.chance.fault.percent(30) { (100, 2_000) } else { (2_000, 20_000) };
+        self.undo_in(lo, hi, Undo::Cut(cuts));
+    }
+
+    fn leave(&mut self, node: usize) {
+        if self.nodes[node].leaving {
+            return;
+        }
+        let life = self.nodes[node].life;
+        self.ask_to_leave(node);
+        // Who does not get done in five seconds is killed, as by a service manager.
+        self.undo_in(5_000, 5_000, Undo::Restart(node, life));
+    }
+
+    fn burn(&mut self, node: usize) {
+        if self.destroyed + 1 < self.plan.copies && self.alive().len() > 1 {
+            self.destroyed += 1;
+            self.count("sometimes: a disk was destroyed");
+            self.destroy(node);
+        }
+    }
+
+    pub(super) fn undo(&mut self, undo: Undo) {
+        match undo {
+            Undo::Resume(node, life) => {
+                if self.nodes[node].life == life {
+                    self.stop_process(node, false);
+                }
+            }
+            Undo::Cut(cuts) => {
+                if !self.calm {
+                    self.say(|| "MENDED".to_owned());
+                    cuts.into_iter().for_each(|(pair, side)| self.cut(pair, side, false));
+                }
+            }
+            Undo::Slow => self.slow = 1,
+            Undo::Full(node, life) => self.give_if(node, life, Input::Full(false)),
+            Undo::Restart(node, life) => {
+                if self.nodes[node].life == life && self.nodes[node].core.is_some() {
+                    self.kill_process(node, false, (10, 3_000));
+                }
+            }
+            Undo::Flap { a, b, left } => self.flap(a, b, left),
+        }
+    }
+
+    fn flap(&mut self, a: usize, b: usize, left: u32) {
+        if a == b || left == 0 || self.calm {
+            return;
+        }
+        let (pair, side) = pair_of(a, b);
+        self.cut(pair, side, true);
+        self.undo_in(100, 4_000, Undo::Cut(vec![(pair, side)]));
+        self.undo_in(4_000, 9_000, Undo::Flap { a, b, left: left - 1 });
+    }
+
+    /// The storm is over: everything is mended, everybody who has a disk comes back.
+    pub(super) fn heal(&mut self) {
+        self.calm = true;
+        self.slow = 1;
+        self.say(|| "PEACE".to_owned());
+        self.mend_all();
+        for node in 0..self.nodes.len() {
+            self.nodes[node].fuse = None;
+            self.nodes[node].loops = 0;
+            self.stall_disk(node, 0);
+            self.stop_process(node, false);
+            if self.nodes[node].core.is_some() {
+                self.give(node, Input::Full(false));
+                self.undrain(node);
+            } else {
+                self.nodes[node].booting_now();
+                self.come_back(node, 10, 2_000);
+            }
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! The users: they submit, cancel, ask, wait, and change their minds, through any node.
+
+use std::collections::BTreeMap;
+
+use clawmesh_protocol::{
+    codec,
+    face::{Command, NewTask, Query, Refusal, Reply},
+    ids::{Hash, TaskId},
+    io::Input,
+    spec::{Data, INLINE_MAX, Need, OnLost, Priority, Spec, Strategy, split},
+};
+
+use super::{What, World, node::SKILLS};
+use crate::oracle::Fact;
+
+/// What the users know.
+#[derive(Default)]
+pub(super) struct Load {
+    /// Acknowledged tasks.
+    pub(super) tasks: BTreeMap<TaskId, Task>,
+    asked: BTreeMap<u64, (usize, Ask)>,
+    next: u64,
+    submitted: usize,
+    old: Vec<Spec>,
+}
+
+/// An acknowledged task.
+pub(super) struct Task {
+    pub(super) need: Need,
+}
+
+/// A request without its answer.
+enum Ask {
+    Submit(Vec<Spec>),
+    Await(TaskId),
+    Leave,
+    Cancel,
+    Other,
+}
+
+impl Load {
+    pub(super) fn acked(&self) -> usize {
+        self.tasks.len()
+    }
+}
+
+impl World {
+    /// One user does one thing, and the next is on the way.
+    pub(super) fn command(&mut self) {
+        if self.calm {
+            return;
+        }
+        let every = self.plan.command_every_ms;
+        let wait = self.chance.load.range(1, every * 2);
+        self.after(wait, What::Command);
+        let alive = self.alive();
+        let Some(node) = self.chance.load.pick(&alive) else { return };
+        match self.chance.load.range(0, 99) {
+            0..60 => self.submit(node),
+            60..72 => self.cancel(node),
+            72..88 => {
+                let q = self.question();
+                self.ask(node, Ask::Other, Command::Query(q));
+            }
+            88..91 => self.ask(node, Ask::Other, Command::Status),
+            91..93 => self.ask(node, Ask::Other, Command::Skills),
+            93..95 => {
+                let s = self.chance.load.pick(Strategy::ALL).unwrap_or_default();
+                self.ask(node, Ask::Other, Command::SetStrategy(s));
+            }
+            95..98 => {
+                let on = self.chance.load.percent(40);
+                self.ask(node, Ask::Other, Command::Drain(on));
+            }
+            _ => self.forget(node),
+        }
+    }
+
+    fn ask(&mut self, node: usize, ask: Ask, command: Command) {
+        self.load.next += 1;
+        let req = self.load.next;
+        self.load.asked.insert(req, (node, ask));
+        self.give(node, Input::Command(req, command));
+    }
+
+    fn submit(&mut self, node: usize) {
+        let left = self.plan.tasks.saturating_sub(self.load.submitted);
+        let n = (self.chance.load.range(1, self.plan.batch as u64) as usize).min(left);
+        if n == 0 {
+            return;
+        }
+        let specs: Vec<Spec> = (0..n).filter_map(|_| self.spec(node)).collect();
+        self.load.submitted += specs.len();
+        self.ask(node, Ask::Submit(specs.clone()), Command::Submit(specs));
+    }
+
+    fn spec(&mut self, node: usize) -> Option<Spec> {
+        if self.chance.load.percent(4)
+            && let Some(i) = self.load.old.len().checked_sub(1)
+        {
+            let i = self.chance.load.below(i + 1);
+            let again = self.load.old.get(i).cloned();
+            if let Some(h) = again.as_ref().and_then(|s| s.payload.blob()) {
+                self.nodes[node].blobs.insert(h);
+            }
+            return again;
+        }
+        let new = self.wish();
+        let (need, work) = split(&new).ok()?;
+        let payload = if work.len() > INLINE_MAX {
+            let h = Hash::of(&work);
+            self.nodes[node].blobs.insert(h);
+            if let Ok(w) = codec::decode(&work) {
+                self.works.insert(h, w);
+            }
+            Data::Blob(h, work.len() as u64)
+        } else {
+            Data::Inline(codec::Blob(work))
+        };
+        let spec = Spec { need, payload };
+        if !spec.need.key.is_empty() || self.chance.load.percent(10) {
+            self.load.old.push(spec.clone());
+        }
+        Some(spec)
+    }
+
+    /// What a person might ask for.
+    fn wish(&mut self) -> NewTask {
+        let d = &mut self.chance.load;
+        let mode = match d.range(0, 99) {
+            0..70 => "ok",
+            70..80 => "fail",
+            80..90 => "flaky",
+            90..96 => "hang",
+            _ => "bomb",
+        };
+        let ms = d.tailed(0, 400, 80, 8_000);
+        let words = format!("sim {mode} {ms} 1");
+        let mut t = NewTask { retries: if d.percent(50) { 0 } else { d.range(1, 4) as u32 }, ..NewTask::default() };
+        match d.range(0, 9) {
+            0..6 => t.argv = Some(words.split(' ').map(str::to_owned).collect()),
+            6..9 => {
+                t.skill = d.pick(&SKILLS).map(str::to_owned);
+                t.input = Some(words);
+            }
+            _ => {
+                t.skill = Some("echo".into());
+                t.input = Some(words);
+            }
+        }
+        t.backoff_ms = Some(d.range(50, 1_500));
+        t.priority = d.pick(Priority::ALL);
+        t.timeout_ms = (mode == "hang" || d.percent(20)).then(|| d.range(300, 5_000));
+        t.queue_timeout_ms = d.percent(6).then(|| d.range(500, 20_000));
+        t.total_timeout_ms = d.percent(6).then(|| d.range(1_000, 40_000));
+        t.strategy = if d.percent(20) { d.pick(Strategy::ALL) } else { None };
+        t.labels = if d.percent(5) { vec!["gpu".into()] } else { Vec::new() };
+        t.on_lost = d.percent(10).then_some(OnLost::Fail);
+        t.key = d.percent(5).then(|| format!("key{}", d.range(0, 4)));
+        let node = d.below(self.nodes.len());
+        let d = &mut self.chance.load;
+        t.pin = d.percent(10).then(|| self.nodes[node].cfg.peer);
+        t.at_most_once = t.pin.is_some() && d.percent(50);
+        if d.percent(8) {
+            t.env = vec![("PAD".into(), "y".repeat(d.range(900, 6_000) as usize))];
+        }
+        t
+    }
+
+    fn some_task(&mut self) -> Option<TaskId> {
+        let i = self.chance.load.below(self.load.tasks.len());
+        self.load.tasks.keys().nth(i).copied()
+    }
+
+    fn cancel(&mut self, node: usize) {
+        let Some(id) = self.some_task() else { return };
+        let mut text = id.short().to_string();
+        if self.chance.load.percent(20) {
+            text.truncate(self.chance.load.range(1, 10) as usize);
+        }
+        self.ask(node, Ask::Cancel, Command::Cancel(text));
+    }
+
+    fn question(&mut self) -> Query {
+        let id = self.some_task().map_or_else(|| "taaaa".to_owned(), |t| t.short().to_string());
+        match self.chance.load.range(0, 3) {
+            0 => Query::Tasks { state: None, limit: 20, before: None },
+            1 => Query::Show(id),
+            2 => Query::Explain(id),
+            _ => Query::Result(id),
+        }
+    }
+
+    fn forget(&mut self, node: usize) {
+        let mine = self.load.asked.iter().filter(|(_, (n, a))| *n == node && !matches!(a, Ask::Leave)).map(|(r, _)| *r);
+        let mine: Vec<u64> = mine.collect();
+        if let Some(r) = self.chance.load.pick(&mine) {
+            self.load.asked.remove(&r);
+            // Has no answer.
+            self.load.next += 1;
+            let req = self.load.next;
+            self.give(node, Input::Command(req, Command::Forget(r)));
+        }
+    }
+
+    pub(super) fn ask_to_leave(&mut self, node: usize) {
+        self.nodes[node].leaving = true;
+        self.ask(node, Ask::Leave, Command::Leave);
+    }
+
+    /// The programs that asked a dead process have lost their answers.
+    pub(super) fn forget_users(&mut self, node: usize) {
+        self.load.asked.retain(|_, (n, _)| *n != node);
+    }
+
+    /// In peace, nobody stays drained.
+    pub(super) fn undrain(&mut self, node: usize) {
+        self.ask(node, Ask::Other, Command::Drain(false));
+    }
+
+    pub(super) fn unanswered(&self) -> Vec<String> {
+        let open = self.load.asked.iter().filter_map(|(r, (n, a))| {
+            let what = match a {
+                Ask::Submit(s) => format!("submit of {} tasks", s.len()),
+                Ask::Cancel => "cancel".into(),
+                Ask::Leave | Ask::Await(_) => return None,
+                Ask::Other => "question".into(),
+            };
+            Some(format!("#{r} {what} at {}", self.nodes[*n].cfg.name))
+        });
+        open.collect()
+    }
+
+    pub(super) fn reply(&mut self, node: usize, req: u64, reply: Reply) {
+        let Some((at, ask)) = self.load.asked.remove(&req) else {
+            return self.count("reply to a forgotten request");
+        };
+        if at != node {
+            return self.complain("core", node, format!("answers request {req}, which node {at} was asked"));
+        }
+        match (ask, reply) {
+            (Ask::Submit(specs), Reply::Submitted(items)) => self.submit_answered(node, &specs, items),
+            (Ask::Submit(_), Reply::Refused(r)) => self.refused(&r),
+            (Ask::Submit(_), r) => self.complain("core", node, format!("answers a submit with {r:?}")),
+            (Ask::Await(id), Reply::Ended(end)) => {
+                self.count("results told");
+                if end.id != id.short() {
+                    self.complain("core", node, format!("tells the end of {} to who waits for {id}", end.id));
+                }
+                self.see(node, Fact::Ended(id, format!("{:?} {:?} {:?}", end.state, end.exit_code, end.data)));
+            }
+            (Ask::Await(_), r) => self.count(if matches!(r, Reply::Refused(_)) { "await refused" } else { "await answered oddly" }),
+            (Ask::Leave, r) if Self::is_leave_done(&r) => self.left(node),
+            (Ask::Leave, r) => self.complain("core", node, format!("answers a leave with {r:?}")),
+            (Ask::Cancel, Reply::Cancelled(..)) => self.count("cancels confirmed"),
+            (Ask::Cancel | Ask::Other, Reply::Refused(r)) => self.refused(&r),
+            (Ask::Cancel | Ask::Other, _) => self.count("questions answered"),
+        }
+    }
+
+    fn refused(&mut self, r: &Refusal) {
+        let word = match r {
+            Refusal::Invalid { .. } => "refused: invalid",
+            Refusal::UnknownSkill { .. } => "refused: unknown skill",
+            Refusal::NotFound { .. } => "refused: not found",
+            Refusal::Ambiguous { .. } => "refused: ambiguous",
+            Refusal::Full { .. } => "refused: full",
+            Refusal::NoCoordinator { .. } => "refused: no coordinator",
+        };
+        self.count(word);
+    }
+
+    fn submit_answered(&mut self, node: usize, specs: &[Spec], items: Vec<Result<clawmesh_protocol::face::Submitted, Refusal>>) {
+        if items.len() != specs.len() {
+            return self.complain("core", node, format!("answers {} tasks with {} entries", specs.len(), items.len()));
+        }
+        for (spec, item) in specs.iter().zip(items) {
+            match item {
+                Ok(s) => {
+                    let Some(id) = s.task else {
+                        return self.complain("core", node, "acknowledges a task without its id".into());
+                    };
+                    self.see(node, Fact::Acked(id, s.copies));
+                    self.load.tasks.entry(id).or_insert_with(|| Task { need: spec.need.clone() });
+                    // Who joined another node's task by key can't wait for it here.
+                    if self.chance.load.percent(60) && self.node_of(id.origin.peer) == Some(node) {
+                        self.load.next += 1;
+                        let req = self.load.next;
+                        self.load.asked.insert(req, (node, Ask::Await(id)));
+                        let life = self.nodes[node].life;
+                        let input = Box::new(Input::Command(req, Command::Await(id)));
+                        self.after(0, What::Give { node, life, input });
+                    }
+                }
+                Err(r) => self.refused(&r),
+            }
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! The virtual world: N nodes that run the shipped core, their network, disks, processes and users, in
+//! virtual time, from one seed.
+
+mod faults;
+mod load;
+mod net;
+mod node;
+mod trace;
+mod work;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::sync::Arc;
+
+use clawmesh_protocol::{
+    ids::{Attempt, Hash, Peer, TaskId},
+    io::Input,
+    message::Gossip,
+    spec::Work,
+};
+
+use crate::{
+    check,
+    core::Mesh,
+    oracle::{Disks, Due, Entry, Fact, NodeEnd, Quiet},
+    plan::{Fault, Fixed, Plan},
+    rng::Dice,
+};
+
+/// Virtual time at which every world starts, ms.
+const START_MS: u64 = 1_000;
+/// Wall clock at virtual 0.
+const WALL_MS: u64 = 1_700_000_000_000;
+/// Steps in a run before it counts as a livelock: no run of this size needs a tenth of it.
+const STEPS_MAX: u64 = 6_000_000;
+/// How often the end condition is looked at, ms.
+const LOOK_MS: u64 = 500;
+/// How many looks in a row must find the mesh at rest.
+const LOOKS: u32 = 4;
+
+/// Something that happens later.
+enum What {
+    Tick { node: usize, life: u64, at: u64 },
+    Give { node: usize, life: u64, input: Box<Input> },
+    Packet { pair: usize, side: usize, conn: u64, packet: net::Packet },
+    Watch { pair: usize, side: usize, token: u64, close: bool },
+    Dial { pair: usize },
+    Gossip { node: usize, life: u64, from: Peer, gossip: Arc<Gossip> },
+    Fsync { node: usize, life: u64, upto: u64 },
+    Exit { node: usize, life: u64, id: TaskId, attempt: Attempt, killed: bool },
+    Fetched { node: usize, life: u64, hash: Hash, len: u64, from: Vec<Peer> },
+    Boot { node: usize },
+    Crash { node: usize, life: u64, power: bool },
+    Fault { fault: Fault, every: u64 },
+    Undo(faults::Undo),
+    Command,
+    Look,
+}
+
+/// The streams of chance, one per concern.
+struct Chance {
+    net: Dice,
+    disk: Dice,
+    fault: Dice,
+    load: Dice,
+    work: Dice,
+    core: Dice,
+}
+
+/// What a run found.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// What was violated and how; none when all is well.
+    pub violation: Option<Violation>,
+    /// Hash of everything that happened, in order (I18).
+    pub hash: String,
+    /// Virtual ms that passed.
+    pub virtual_ms: u64,
+    /// Inputs handed to cores.
+    pub steps: u64,
+    /// Faults injected.
+    pub faults: u64,
+    /// Tasks acknowledged.
+    pub acked: u64,
+    /// How often each thing was seen.
+    pub seen: BTreeMap<String, u64>,
+}
+
+/// A broken promise.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Violation {
+    /// The invariant: `I1` to `I20`, or `core`, `panic`, `livelock`.
+    pub rule: String,
+    /// Virtual ms.
+    pub at: u64,
+    /// The node's letter.
+    pub node: String,
+    /// What happened.
+    pub why: String,
+}
+
+/// One world.
+pub(crate) struct World {
+    plan: Plan,
+    now: u64,
+    order: u64,
+    queue: BTreeMap<(u64, u64), What>,
+    chance: Chance,
+    nodes: Vec<node::Node>,
+    pairs: Vec<net::Pair>,
+    disks: Disks,
+    checks: Vec<Box<dyn check::Check>>,
+    violation: Option<Violation>,
+    hash: blake3::Hasher,
+    trace: Option<Box<dyn Write + Send>>,
+    seen: BTreeMap<String, u64>,
+    steps: u64,
+    faults: u64,
+    slow: u64,
+    storm_ends: u64,
+    calm: bool,
+    done: bool,
+    looks: u32,
+    destroyed: usize,
+    load: load::Load,
+    works: BTreeMap<Hash, Work>,
+}
+
+impl World {
+    /// The world of a seed; `trace` gets a line for everything that happens.
+    pub(crate) fn new(seed: u64, fixed: Fixed, trace: Option<Box<dyn Write + Send>>) -> Self {
+        let plan = Plan::draw(seed, fixed);
+        let mut chance = Chance {
+            net: Dice::split(seed, "net"),
+            disk: Dice::split(seed, "disk"),
+            fault: Dice::split(seed, "fault"),
+            load: Dice::split(seed, "load"),
+            work: Dice::split(seed, "work"),
+            core: Dice::split(seed, "core"),
+        };
+        let nodes: Vec<node::Node> = (0..plan.nodes).map(|n| node::Node::new(n, &plan, &mut chance.core)).collect();
+        let peers: Vec<Peer> = nodes.iter().map(|n| n.cfg.peer).collect();
+        let pairs = net::Pair::all(plan.nodes);
+        let mut w = Self {
+            now: START_MS,
+            order: 0,
+            queue: BTreeMap::new(),
+            chance,
+            nodes,
+            pairs,
+            disks: Disks::new(peers),
+            checks: check::all(plan.copies),
+            violation: None,
+            hash: blake3::Hasher::new(),
+            trace,
+            seen: BTreeMap::new(),
+            steps: 0,
+            faults: 0,
+            slow: 1,
+            storm_ends: START_MS + plan.storm_ms,
+            calm: false,
+            done: false,
+            looks: 0,
+            destroyed: 0,
+            load: load::Load::default(),
+            works: BTreeMap::new(),
+            plan,
+        };
+        w.open();
+        w
+    }
+
+    fn open(&mut self) {
+        let line = self.plan.line();
+        self.say(|| line);
+        for n in 0..self.nodes.len() {
+            let late = n > 0 && self.chance.fault.percent(self.plan.late);
+            let delay = if late { self.chance.fault.range(1_000, self.plan.storm_ms) } else { self.chance.fault.range(0, 200) };
+            self.after(delay, What::Boot { node: n });
+        }
+        for (fault, every) in self.plan.faults.clone() {
+            let first = self.chance.fault.range(500, every);
+            self.after(first, What::Fault { fault, every });
+        }
+        self.after(200, What::Command);
+        self.after(self.plan.storm_ms, What::Look);
+    }
+
+    /// Runs to the end and reports.
+    pub(crate) fn run(mut self, seed: u64) -> Report {
+        while !self.done && self.violation.is_none() {
+            let Some(((at, _), what)) = self.queue.pop_first() else { break };
+            self.now = self.now.max(at);
+            self.happen(what);
+            if self.steps > STEPS_MAX {
+                self.complain("livelock", 0, format!("{STEPS_MAX} steps were not enough"));
+            }
+        }
+        let counts: Vec<u8> = self.seen.iter().flat_map(|(k, v)| k.bytes().chain(v.to_le_bytes())).collect();
+        self.hash.update(&counts);
+        Report {
+            seed,
+            violation: self.violation,
+            hash: self.hash.finalize().to_hex()[..16].to_owned(),
+            virtual_ms: self.now - START_MS,
+            steps: self.steps,
+            faults: self.faults,
+            acked: self.load.acked() as u64,
+            seen: self.seen,
+        }
+    }
+
+    fn happen(&mut self, what: What) {
+        match what {
+            What::Tick { node, life, at } => self.tick(node, life, at),
+            What::Give { node, life, input } => self.give_if(node, life, *input),
+            What::Packet { pair, side, conn, packet } => self.arrive(pair, side, conn, packet),
+            What::Watch { pair, side, token, close } => self.watched(pair, side, token, close),
+            What::Dial { pair } => self.dial(pair),
+            What::Gossip { node, life, from, gossip } => self.give_if(node, life, Input::Gossip(from, (*gossip).clone())),
+            What::Fsync { node, life, upto } => self.fsynced(node, life, upto),
+            What::Exit { node, life, id, attempt, killed } => self.exited(node, life, id, attempt, killed),
+            What::Fetched { node, life, hash, len, from } => self.fetched(node, life, hash, len, &from),
+            What::Boot { node } => self.boot(node),
+            What::Crash { node, life, power } => {
+                if self.nodes[node].life == life && self.nodes[node].core.is_some() {
+                    self.crash(node, power);
+                    self.come_back(node, 100, 8_000);
+                }
+            }
+            What::Fault { fault, every } => self.strike(fault, every),
+            What::Undo(u) => self.undo(u),
+            What::Command => self.command(),
+            What::Look => self.look(),
+        }
+    }
+
+    fn after(&mut self, delay: u64, what: What) {
+        self.order += 1;
+        self.queue.insert((self.now + delay, self.order), what);
+    }
+
+    fn see(&mut self, node: usize, fact: Fact) {
+        let e = Entry { at: self.now, node, fact };
+        self.disks.see(&e);
+        if self.violation.is_some() {
+            return;
+        }
+        let mut found = None;
+        for c in &mut self.checks {
+            if let Err(why) = c.see(&e, &self.disks) {
+                found = Some((c.name(), why));
+                break;
+            }
+        }
+        if let Some((rule, why)) = found {
+            self.complain(rule, node, why);
+        }
+    }
+
+    fn complain(&mut self, rule: &str, node: usize, why: String) {
+        let letter = self.nodes.get(node).map_or_else(String::new, |n| n.cfg.name.clone());
+        let why = self.letters(&why);
+        self.say(|| format!("VIOLATION {rule} at {letter}: {why}"));
+        if self.violation.is_none() {
+            self.violation = Some(Violation { rule: rule.to_owned(), at: self.now - START_MS, node: letter, why });
+        }
+    }
+
+    fn count(&mut self, what: &str) {
+        match self.seen.get_mut(what) {
+            Some(n) => *n += 1,
+            None => {
+                self.seen.insert(what.to_owned(), 1);
+            }
+        }
+    }
+
+    /// Ends the storm when its time is over, and the run when the mesh is at rest or time is up.
+    fn look(&mut self) {
+        if !self.calm {
+            self.heal();
+        }
+        let q = self.quiet();
+        let e = Entry { at: self.now, node: 0, fact: Fact::Quiet(Arc::new(q)) };
+        let back = self.nodes.iter().all(|n| n.core.is_some() || n.gone);
+        let rest = back && self.checks.iter_mut().all(|c| c.see(&e, &self.disks).is_ok());
+        self.looks = if rest { self.looks + 1 } else { 0 };
+        if self.looks >= LOOKS {
+            self.done = true;
+            self.count("end: at rest");
+        } else if self.now > self.storm_ends + self.plan.peace_ms {
+            self.done = true;
+            self.see(0, e.fact);
+        } else {
+            self.after(LOOK_MS, What::Look);
+        }
+    }
+
+    fn quiet(&self) -> Quiet {
+        let live: Vec<(usize, &Mesh)> = self.nodes.iter().enumerate().filter_map(|(i, n)| n.core.as_ref().map(|c| (i, &c.mesh))).collect();
+        let mut q = Quiet { replicas: self.plan.replicas, ..Quiet::default() };
+        let mut table = None;
+        for (node, mesh) in &live {
+            let p = mesh.probe();
+            if p.serving {
+                table = Some(*mesh);
+            }
+            q.nodes.push(NodeEnd {
+                node: *node,
+                epoch: p.epoch,
+                leader: p.leader,
+                serving: p.serving,
+                root: p.root,
+                count: p.count,
+                outbox_open: p.outbox_open,
+            });
+        }
+        if let Some(m) = table {
+            q.table = m.records().map(|r| (r.id, Arc::new(r.clone()))).collect();
+        }
+        q.due = self.load.tasks.iter().map(|(id, t)| self.due(*id, t)).collect();
+        q.unanswered = self.unanswered();
+        q
+    }
+
+    fn due(&self, id: TaskId, t: &load::Task) -> Due {
+        let origin = self.disks.node(id.origin.peer).and_then(|n| self.nodes.get(n));
+        Due {
+            id,
+            able: self.nodes.iter().any(|n| n.core.is_some() && n.able(&t.need)) || t.need.queue_timeout_ms + t.need.total_timeout_ms > 0,
+            origin_lives: origin.is_some_and(|n| n.core.is_some() && n.store == id.origin.store),
+        }
+    }
+
+    /// Peers that can be named, as node numbers.
+    fn node_of(&self, peer: Peer) -> Option<usize> {
+        self.disks.node(peer)
+    }
+
+    /// Nodes whose process runs.
+    fn alive(&self) -> Vec<usize> {
+        self.nodes.iter().enumerate().filter(|(_, n)| n.core.is_some()).map(|(i, _)| i).collect()
+    }
+
+    /// Nodes that serve now, by their own word.
+    fn serving(&self) -> BTreeSet<usize> {
+        self.nodes.iter().enumerate().filter(|(_, n)| n.core.as_ref().is_some_and(|c| c.probe.serving)).map(|(i, _)| i).collect()
+    }
+}

@@ -1,0 +1,597 @@
+//! One node: its process with the core in it, its disk, and what crosses the border between them.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use clawmesh_protocol::{
+    config::{Config, WAKE_MAX_MS},
+    face::{Facts, Reply},
+    gate::Gate,
+    ids::{Attempt, Hash, Peer, TaskId},
+    io::{Batch, Event, Input, Output, Recovered},
+    message::Message,
+    record::End,
+    skill::{Catalogue, SkillInfo},
+    spec::{Kind, Need},
+    time::Now,
+};
+
+use super::{WALL_MS, What, World, net};
+use crate::{
+    core::{Mesh, Probe},
+    oracle::{Fact, Parsed},
+    plan::Plan,
+    rng::Dice,
+};
+
+/// The core's own checks run after every so many steps.
+const CHECK_EVERY: u64 = 16;
+/// Skills that exist in the world; each node offers some.
+pub(super) const SKILLS: [&str; 4] = ["alpha", "beta", "gamma", "delta"];
+
+/// A machine with a disk, and perhaps a running process.
+pub(super) struct Node {
+    pub(super) cfg: Config,
+    pub(super) skills: Catalogue,
+    /// Counts processes: what was meant for an earlier one is dropped.
+    pub(super) life: u64,
+    pub(super) core: Option<Core>,
+    pub(super) paused: bool,
+    inbox: VecDeque<Input>,
+    /// Down without a word (power); a dial gets no answer.
+    pub(super) dark: bool,
+    /// Its disk is destroyed and it won't return.
+    pub(super) gone: bool,
+    pub(super) store: u64,
+    boot: u64,
+    disk: Store,
+    pub(super) blobs: BTreeSet<Hash>,
+    pub(super) procs: BTreeMap<(TaskId, Attempt), (End, u64)>,
+    pub(super) leaving: bool,
+    /// Effects until it dies.
+    pub(super) fuse: Option<u64>,
+    /// Deaths soon after a start that are still to come.
+    pub(super) loops: u32,
+    skew: u64,
+    booting: bool,
+}
+
+/// A running process.
+pub(super) struct Core {
+    pub(super) mesh: Mesh,
+    gate: Gate,
+    zero: u64,
+    tick: Option<u64>,
+    last_batch: u64,
+    pub(super) probe: Probe,
+}
+
+/// A disk with its queue of batches.
+#[derive(Default)]
+struct Store {
+    entries: BTreeMap<Vec<u8>, Vec<u8>>,
+    side: Option<Vec<u8>>,
+    queue: VecDeque<Batch>,
+    busy: bool,
+    bad: bool,
+    stalled_until: u64,
+    durable: u64,
+    fresh: bool,
+}
+
+impl Store {
+    fn commit(&mut self, upto: u64) {
+        while self.queue.front().is_some_and(|b| b.no <= upto) {
+            let Some(b) = self.queue.pop_front() else { break };
+            self.entries.extend(b.puts);
+            for k in &b.dels {
+                self.entries.remove(k);
+            }
+            if b.side.is_some() {
+                self.side = b.side;
+            }
+            self.durable = b.no;
+        }
+    }
+}
+
+fn letter(n: usize) -> String {
+    let c = char::from(b'A' + (n % 26) as u8);
+    if n < 26 { c.to_string() } else { format!("{c}{}", n / 26) }
+}
+
+impl Node {
+    pub(super) fn new(n: usize, plan: &Plan, dice: &mut Dice) -> Self {
+        let mut key = [0; 32];
+        key.chunks_mut(8).for_each(|c| c.copy_from_slice(&dice.bits().to_le_bytes()));
+        let skills = SKILLS.iter().filter(|_| dice.percent(60)).map(|s| SkillInfo {
+            name: (*s).to_owned(),
+            hash: format!("h-{s}"),
+            version: String::new(),
+            description: String::new(),
+            category: String::new(),
+            tags: Vec::new(),
+            runnable: true,
+            ext: Default::default(),
+        });
+        let mut skills = Catalogue { skills: skills.collect(), ..Catalogue::empty() };
+        skills.skills.sort_by(|a, b| a.name.cmp(&b.name));
+        let cfg = Config {
+            peer: Peer(key),
+            name: letter(n),
+            prio: if dice.percent(50) { 100 } else { dice.range(1, 5) as u32 * 50 },
+            can_lead: n == 0 || !dice.percent(8),
+            slots: dice.range(1, 6) as u32,
+            commands: n == 0 || !dice.percent(10),
+            labels: if dice.percent(30) { vec!["gpu".into()] } else { Vec::new() },
+            lost_after_ms: plan.lost_after_ms,
+            version: "sim".into(),
+            replicas: plan.replicas,
+            copies: plan.copies,
+        };
+        Self {
+            cfg,
+            skills,
+            life: 0,
+            core: None,
+            paused: false,
+            inbox: VecDeque::new(),
+            dark: false,
+            gone: false,
+            store: dice.bits(),
+            boot: 0,
+            disk: Store { fresh: true, ..Store::default() },
+            blobs: BTreeSet::new(),
+            procs: BTreeMap::new(),
+            leaving: false,
+            fuse: None,
+            loops: 0,
+            skew: dice.range(0, plan.skew_ms),
+            booting: false,
+        }
+    }
+
+    /// A boot that is far off is brought forward.
+    pub(super) fn booting_now(&mut self) {
+        self.booting = false;
+    }
+
+    /// It could run this task if it had room.
+    pub(super) fn able(&self, need: &Need) -> bool {
+        let kind = match need.kind {
+            Kind::Command => self.cfg.commands,
+            Kind::Skill => self.skills.skills.iter().any(|s| s.name == need.skill),
+            Kind::Builtin => true,
+        };
+        kind && need.pin.is_none_or(|p| p == self.cfg.peer) && need.labels.iter().all(|l| self.cfg.labels.contains(l))
+    }
+}
+
+impl World {
+    pub(super) fn now_at(&self, node: usize) -> Now {
+        let n = &self.nodes[node];
+        let zero = n.core.as_ref().map_or(0, |c| c.zero);
+        Now { ms: self.now - zero, wall_ms: WALL_MS + self.now + n.skew }
+    }
+
+    /// Starts a node's process on what its disk holds.
+    pub(super) fn boot(&mut self, node: usize) {
+        let n = &mut self.nodes[node];
+        n.booting = false;
+        if n.core.is_some() || n.gone {
+            return;
+        }
+        n.life += 1;
+        n.boot += 1;
+        n.dark = false;
+        n.leaving = false;
+        n.disk.busy = false;
+        n.disk.bad = false;
+        n.disk.durable = 0;
+        let fresh = std::mem::take(&mut n.disk.fresh);
+        let quarantined = !fresh && self.plan.quarantine && self.chance.disk.percent(10);
+        if quarantined {
+            n.store = self.chance.disk.bits();
+        }
+        let recovered = Recovered {
+            entries: n.disk.entries.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+            side: n.disk.side.clone(),
+            store: n.store,
+            boot: n.boot,
+            quarantined,
+            blobs: n.blobs.clone(),
+        };
+        let (store, boot) = (n.store, n.boot);
+        // The zero of a boot's clock is arbitrary.
+        let zero = self.chance.core.range(0, super::START_MS);
+        let seed = self.chance.core.bits();
+        let now = Now { ms: self.now - zero, wall_ms: WALL_MS + self.now + n.skew };
+        let mut out = Vec::new();
+        let mesh = Mesh::new(n.cfg.clone(), recovered, now, seed, &mut out);
+        // Differs from any real one, so that the first look is reported.
+        let probe = Probe { count: usize::MAX, epoch: Some(Default::default()), ..mesh.probe() };
+        n.core = Some(Core { mesh, gate: Gate::default(), zero, tick: None, last_batch: 0, probe });
+        let name = n.cfg.name.clone();
+        self.say(|| format!("{name} BOOT {boot}{}", if quarantined { " (quarantined)" } else { "" }));
+        self.see(node, Fact::Boot { store, boot, fresh });
+        self.number(node, &out);
+        self.look_inside(node);
+        self.pass(node, out);
+        let skills = self.nodes[node].skills.clone();
+        self.give(node, Input::Skills(skills));
+        let facts =
+            Facts { host: self.nodes[node].cfg.name.clone(), cpus: 8, memory_mib: 16_000, memory_free_mib: 8_000, ..Facts::default() };
+        self.give(node, Input::Facts(facts));
+        self.links_start(node);
+        if self.nodes[node].loops > 0 && !self.calm {
+            self.nodes[node].loops -= 1;
+            let (wait, life) = (self.chance.fault.range(20, 1_500), self.nodes[node].life);
+            self.after(wait, What::Crash { node, life, power: false });
+        }
+    }
+
+    /// The process ends at once.  Of what its disk had not confirmed, a prefix is there.
+    pub(super) fn crash(&mut self, node: usize, power: bool) {
+        let n = &mut self.nodes[node];
+        if n.core.take().is_none() {
+            return;
+        }
+        let kept = if n.disk.bad { 0 } else { self.chance.disk.below(n.disk.queue.len() + 1) };
+        let upto = kept.checked_sub(1).and_then(|i| n.disk.queue.get(i)).map_or(n.disk.durable, |b| b.no);
+        n.disk.commit(upto);
+        n.disk.queue.clear();
+        n.life += 1;
+        n.inbox.clear();
+        n.procs.clear();
+        n.paused = false;
+        n.fuse = None;
+        n.dark = power;
+        let name = n.cfg.name.clone();
+        self.say(|| format!("{name} CRASH{} (disk holds #{upto})", if power { " (power)" } else { "" }));
+        self.see(node, Fact::Down(upto));
+        self.forget_users(node);
+        self.links_down(node, power);
+    }
+
+    pub(super) fn come_back(&mut self, node: usize, lo: u64, hi: u64) {
+        let n = &mut self.nodes[node];
+        if !n.booting && !n.gone {
+            n.booting = true;
+            let d = self.chance.fault.range(lo, hi);
+            self.after(d, What::Boot { node });
+        }
+    }
+
+    /// The machine burns down.  It does not come back: a new machine has a new key.
+    pub(super) fn destroy(&mut self, node: usize) {
+        self.crash(node, true);
+        self.nodes[node].gone = true;
+        let name = self.nodes[node].cfg.name.clone();
+        self.say(|| format!("{name} DESTROYED"));
+        self.see(node, Fact::Destroyed);
+    }
+
+    pub(super) fn stop_process(&mut self, node: usize, on: bool) {
+        if self.nodes[node].core.is_none() || self.nodes[node].paused == on {
+            return;
+        }
+        self.nodes[node].paused = on;
+        let name = self.nodes[node].cfg.name.clone();
+        self.say(|| format!("{name} {}", if on { "STOPPED" } else { "CONTINUES" }));
+        if !on {
+            let inbox = std::mem::take(&mut self.nodes[node].inbox);
+            let life = self.nodes[node].life;
+            for input in inbox {
+                self.give_if(node, life, input);
+            }
+            if let Some(c) = &mut self.nodes[node].core {
+                // The timer went off meanwhile.
+                c.tick = None;
+            }
+            self.tick_at(node, self.now);
+        }
+        for (pair, _) in self.pairs_of(node) {
+            self.refresh(pair);
+        }
+    }
+
+    pub(super) fn give_if(&mut self, node: usize, life: u64, input: Input) {
+        if self.nodes[node].life == life {
+            self.give(node, input);
+        }
+    }
+
+    /// Hands an input to a node's core, or keeps it for a stopped process.
+    pub(super) fn give(&mut self, node: usize, input: Input) {
+        let n = &mut self.nodes[node];
+        if n.core.is_none() {
+            return;
+        }
+        if n.paused {
+            n.inbox.push_back(input);
+            return;
+        }
+        self.step(node, input);
+        if self.plan.busy > 0 && !self.calm && self.chance.net.permille(self.plan.busy) {
+            self.stop_process(node, true);
+            let (d, life) = (self.chance.net.range(1, 400), self.nodes[node].life);
+            self.after(d, What::Undo(super::faults::Undo::Resume(node, life)));
+        }
+    }
+
+    fn step(&mut self, node: usize, input: Input) {
+        self.steps += 1;
+        self.say_input(node, &input);
+        self.digest_input(node, &input);
+        let now = self.now_at(node);
+        if let Input::Persisted(no) = &input {
+            let mut ready = Vec::new();
+            if let Some(c) = &mut self.nodes[node].core {
+                c.gate.persisted(*no, &mut ready);
+            }
+            self.apply(node, ready);
+        }
+        let kill = match &input {
+            Input::Message(_, Message::Kill(k)) => Some((k.id, k.attempt)),
+            _ => None,
+        };
+        let Some(c) = &mut self.nodes[node].core else { return };
+        let mut out = Vec::new();
+        c.mesh.handle(now, input, &mut out);
+        let broken = if self.steps.is_multiple_of(CHECK_EVERY) { c.mesh.check_invariants().err() } else { None };
+        if let Some(why) = broken {
+            self.complain("core", node, why);
+        }
+        self.number(node, &out);
+        if let (Some((id, a)), Some(c)) = (kill, &self.nodes[node].core) {
+            let no = c.last_batch;
+            self.see(node, Fact::KillSeen(id, a, no));
+        }
+        self.look_inside(node);
+        self.pass(node, out);
+    }
+
+    /// Batches are numbered without gaps.
+    fn number(&mut self, node: usize, out: &[Output]) {
+        for o in out {
+            let (Output::Persist(b), Some(c)) = (o, &mut self.nodes[node].core) else { continue };
+            let last = std::mem::replace(&mut c.last_batch, b.no);
+            if b.no != last + 1 {
+                self.complain("core", node, format!("batch {} follows batch {last}", b.no));
+            }
+        }
+    }
+
+    /// Reports the core's view when it changed.
+    fn look_inside(&mut self, node: usize) {
+        let Some(c) = &mut self.nodes[node].core else { return };
+        let p = c.mesh.probe();
+        if p == c.probe {
+            return;
+        }
+        let changed = p.promised != c.probe.promised || p.serving != c.probe.serving || p.epoch != c.probe.epoch;
+        c.probe = p.clone();
+        if changed {
+            let serving = p.epoch.filter(|_| p.serving);
+            self.see(node, Fact::Probe { promised: p.promised, serving });
+            if self.serving().len() > 1 {
+                self.count("sometimes: two coordinators at once");
+            }
+        }
+    }
+
+    fn pass(&mut self, node: usize, out: Vec<Output>) {
+        let mut ready = Vec::new();
+        if let Some(c) = &mut self.nodes[node].core {
+            c.gate.pass(out, &mut ready);
+        }
+        self.apply(node, ready);
+        self.keep_awake(node);
+    }
+
+    fn apply(&mut self, node: usize, outputs: Vec<Output>) {
+        let life = self.nodes[node].life;
+        for o in outputs {
+            if self.nodes[node].life != life || self.nodes[node].core.is_none() {
+                return;
+            }
+            if let Some(f) = &mut self.nodes[node].fuse {
+                *f = f.saturating_sub(1);
+                if *f == 0 {
+                    let power = self.chance.fault.percent(30);
+                    self.crash(node, power);
+                    return self.come_back(node, 50, 6_000);
+                }
+            }
+            self.say_output(node, &o);
+            self.effect(node, o);
+        }
+    }
+
+    fn effect(&mut self, node: usize, output: Output) {
+        match output {
+            Output::Persist(b) => self.persist(node, b),
+            Output::Send { to, msg, .. } => {
+                self.hash.update(msg.name().as_bytes());
+                self.note_sent(node, &msg);
+                self.see(node, Fact::Sent(to, Arc::new(msg.clone())));
+                self.send(node, to, msg);
+            }
+            Output::Publish { msg, .. } => self.publish(node, msg),
+            Output::Start { job, .. } => self.start(node, job),
+            Output::Kill(id, a) => self.kill(node, id, a),
+            Output::Fetch(h, len, from) => self.fetch(node, h, len, from),
+            Output::DropBlob(h) => {
+                self.nodes[node].blobs.remove(&h);
+            }
+            Output::Reply { req, reply, .. } => self.reply(node, req, reply),
+            Output::Event(e) => {
+                self.note_event(node, &e);
+                self.see(node, Fact::Event(e));
+            }
+            Output::WakeAt(ms) => {
+                let zero = self.nodes[node].core.as_ref().map_or(0, |c| c.zero);
+                self.tick_at(node, (ms + zero).max(self.now));
+            }
+        }
+    }
+
+    fn persist(&mut self, node: usize, b: Batch) {
+        self.hash.update(&b.no.to_le_bytes());
+        for (k, v) in &b.puts {
+            self.hash.update(k);
+            self.hash.update(v);
+            if v.len() > 4_096 {
+                self.complain("core", node, format!("a value of {} bytes is above 4 KiB (D2)", v.len()));
+            }
+        }
+        self.see(node, Fact::Batch(Arc::new(Parsed::of(&b))));
+        self.nodes[node].disk.queue.push_back(b);
+        self.flush(node);
+    }
+
+    /// The committer takes what is queued and syncs it.
+    fn flush(&mut self, node: usize) {
+        let d = &self.nodes[node].disk;
+        if d.busy || d.bad {
+            return;
+        }
+        let Some(upto) = d.queue.back().map(|b| b.no) else { return };
+        let (lo, hi, tail, far) = self.plan.fsync;
+        let took = if self.calm { self.chance.disk.range(lo, hi) } else { self.chance.disk.tailed(lo, hi, tail, far) };
+        let n = &mut self.nodes[node];
+        n.disk.busy = true;
+        let wait = took.max(n.disk.stalled_until.saturating_sub(self.now));
+        let life = n.life;
+        self.after(wait, What::Fsync { node, life, upto });
+    }
+
+    pub(super) fn fsynced(&mut self, node: usize, life: u64, upto: u64) {
+        let n = &mut self.nodes[node];
+        if n.life != life || n.core.is_none() || n.disk.bad {
+            return;
+        }
+        n.disk.busy = false;
+        n.disk.commit(upto);
+        self.see(node, Fact::Durable(upto));
+        self.flush(node);
+        self.give(node, Input::Persisted(upto));
+    }
+
+    pub(super) fn stall_disk(&mut self, node: usize, ms: u64) {
+        self.nodes[node].disk.stalled_until = self.now + ms;
+    }
+
+    /// From now on nothing becomes durable.
+    pub(super) fn break_disk(&mut self, node: usize) {
+        self.nodes[node].disk.bad = true;
+        self.give(node, Input::StoreBad);
+    }
+
+    pub(super) fn tick_at(&mut self, node: usize, at: u64) {
+        let life = self.nodes[node].life;
+        let Some(c) = &mut self.nodes[node].core else { return };
+        if c.tick.is_none_or(|t| at < t) {
+            c.tick = Some(at);
+            self.after(at - self.now, What::Tick { node, life, at });
+        }
+    }
+
+    /// A tick is due at the latest after [`WAKE_MAX_MS`].
+    fn keep_awake(&mut self, node: usize) {
+        if self.nodes[node].core.as_ref().is_some_and(|c| c.tick.is_none()) {
+            self.tick_at(node, self.now + WAKE_MAX_MS);
+        }
+    }
+
+    pub(super) fn tick(&mut self, node: usize, life: u64, at: u64) {
+        let n = &mut self.nodes[node];
+        let Some(c) = &mut n.core else { return };
+        if n.life != life || c.tick != Some(at) || n.paused {
+            return;
+        }
+        c.tick = None;
+        self.give(node, Input::Tick);
+        self.keep_awake(node);
+    }
+
+    /// Everything that comes in counts for the run's hash (I18).
+    fn digest_input(&mut self, node: usize, input: &Input) {
+        let kind = match input {
+            Input::Tick => "tick",
+            Input::Message(_, m) => m.name(),
+            Input::Gossip(_, g) => g.name(),
+            Input::Up(_) => "up",
+            Input::Closed(_) => "closed",
+            Input::Down(..) => "down",
+            Input::Silent(_) => "silent",
+            Input::Heard(_) => "heard",
+            Input::Persisted(_) => "persisted",
+            Input::StoreBad => "bad",
+            Input::Full(_) => "full",
+            Input::Blob(..) => "blob",
+            Input::Command(..) => "command",
+            Input::Exited(..) => "exited",
+            Input::Facts(_) => "facts",
+            Input::Skills(_) => "skills",
+        };
+        let head = [self.now, node as u64, self.steps];
+        head.iter().for_each(|v| {
+            self.hash.update(&v.to_le_bytes());
+        });
+        self.hash.update(kind.as_bytes());
+    }
+
+    fn note_sent(&mut self, node: usize, msg: &Message) {
+        self.count(&format!("sent: {}", msg.name()));
+        match msg {
+            Message::PullResp(p) if !p.recs.is_empty() => self.count("sometimes: records were pulled at a takeover or join"),
+            Message::Kill(_) => self.count("sometimes: a running attempt was killed"),
+            Message::Claim(_) if self.nodes[node].core.as_ref().is_some_and(|c| c.probe.stable_seq > 0) => {
+                self.count("sometimes: a claim by a node that had served");
+            }
+            _ => {}
+        }
+    }
+
+    fn note_event(&mut self, _node: usize, e: &Event) {
+        let line = match e {
+            Event::Election { why } => format!("election: {why}"),
+            Event::Claimed(_) => "event: claimed".into(),
+            Event::Serving(_) => "event: serving".into(),
+            Event::SteppedDown(_, why) => format!("stepped down: {why}"),
+            Event::Following(_) => "event: following".into(),
+            Event::Joined(..) => "event: joined".into(),
+            Event::Submitted(_) => "event: submitted".into(),
+            Event::Stable { copies, .. } => format!("stable with {copies} copies"),
+            Event::Acked(..) => "event: acked".into(),
+            Event::Assigned(_, a, ..) if a.k > 1 => "sometimes: a second or later attempt".into(),
+            Event::Assigned(..) => "event: assigned".into(),
+            Event::AttemptEnded(_, _, end) => format!("attempt ended: {end}"),
+            Event::Decided(_, end, _) => format!("decided: {end}"),
+            Event::Accepted(_, end, _) => format!("accepted: {end}"),
+            Event::SecondOutcome(_) => "sometimes: a second outcome was suppressed".into(),
+            Event::Spawned(..) => "event: spawned".into(),
+            Event::Alarm(w) => format!("alarm: {w}"),
+            Event::Dropped(w) => format!("dropped: {w}"),
+            Event::Tilt(_) => "event: tilt".into(),
+            Event::Member(_, w) => format!("member: {w}"),
+        };
+        self.count(&line);
+    }
+
+    /// An ordered stop after `Leave`.
+    pub(super) fn left(&mut self, node: usize) {
+        self.count("sometimes: a node left in order");
+        self.crash(node, false);
+        self.come_back(node, 1_000, 15_000);
+    }
+
+    pub(super) fn link_open(&self, a: usize, b: usize) -> bool {
+        a != b && self.pairs.get(net::pair_of(a, b).0).is_some_and(net::Pair::usable)
+    }
+
+    pub(super) fn is_leave_done(reply: &Reply) -> bool {
+        matches!(reply, Reply::Ok)
+    }
+}
