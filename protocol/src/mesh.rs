@@ -115,6 +115,10 @@ pub struct Mesh {
     pub(crate) facts_at: u64,
     pub(crate) catalogue: Catalogue,
     pub(crate) draining: bool,
+    /// Where the mesh port can be reached.
+    addresses: Vec<String>,
+    /// This node was told of others, although it knows none yet: it does not claim at once (E4).
+    pub(crate) seeded: bool,
     advert_at: u64,
     advert_beat: u64,
 
@@ -199,6 +203,8 @@ impl Mesh {
             facts_at: awake,
             catalogue: Catalogue::empty(),
             draining: false,
+            addresses: Vec::new(),
+            seeded: false,
             advert_at: 0,
             advert_beat: 0,
             leader: None,
@@ -294,6 +300,10 @@ impl Mesh {
                 self.facts_at = self.now;
             }
             Input::Skills(c) => self.on_skills(c),
+            Input::Addresses(a) => {
+                self.addresses = a.into_iter().filter(|a| a.len() <= 128).take(8).collect();
+                self.advert_soon();
+            }
         }
         self.drain_own();
         if self.now >= self.wake {
@@ -465,7 +475,7 @@ impl Mesh {
         (self.view.members.len() as u64 * 100).clamp(2_000, 30_000)
     }
 
-    fn advert(&mut self) -> Advert {
+    pub(crate) fn advert(&mut self) -> Advert {
         self.advert_beat += 1;
         let f = &self.facts;
         Advert {
@@ -498,6 +508,7 @@ impl Mesh {
             proto_min: PROTO,
             proto_max: PROTO,
             beat: self.advert_beat,
+            mesh: self.addresses.clone(),
             ext: Default::default(),
         }
     }
@@ -518,7 +529,7 @@ impl Mesh {
     }
 
     fn on_advert(&mut self, from: Peer, a: Advert) {
-        if a.peer != from || a.name.len() > 256 || a.labels.len() > 64 || a.addresses.len() > 16 {
+        if a.peer != from || a.name.len() > 256 || a.labels.len() > 64 || a.addresses.len() > 16 || a.mesh.len() > 8 {
             return self.event(Event::Dropped("advert"));
         }
         let now = self.now;
@@ -530,6 +541,10 @@ impl Mesh {
             m.bye = None;
         }
         let hash = a.skills;
+        let dial = (!m.linked && !a.mesh.is_empty() && now >= m.dialled_at + 5_000).then(|| a.mesh.clone());
+        if dial.is_some() {
+            m.dialled_at = now;
+        }
         let renamed = m.name != a.name;
         m.name.clone_from(&a.name);
         (m.advert_at, m.heard_at) = (now, now);
@@ -540,6 +555,9 @@ impl Mesh {
         let ask = m.linked && have != Some(hash) && m.asked != Some(hash);
         if ask {
             m.asked = Some(hash);
+        }
+        if let Some(addrs) = dial {
+            self.output(Output::Dial(from, addrs));
         }
         if renamed {
             self.remember(from);
@@ -798,6 +816,11 @@ impl Mesh {
         if p != self.me {
             self.view.entry(p);
         }
+    }
+
+    /// This node was given addresses of others: it waits for them before it claims alone (E4).
+    pub fn expect_others(&mut self) {
+        self.seeded = true;
     }
 
     /// Who leads, as far as this node knows.

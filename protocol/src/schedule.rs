@@ -577,6 +577,9 @@ impl Mesh {
                 self.send(worker, Message::Assign(m));
             }
             Effect::Kill(id, attempt, worker) => self.send(worker, Message::Kill(Kill { epoch, id, attempt, ext: Default::default() })),
+            Effect::Deliver(id) if !self.reads(id.origin.peer) => {
+                // It is told when its records are here: it may hold the proof of what it has accepted.
+            }
             Effect::Deliver(id) => {
                 let Some(outcome) = self.table.get(&id).and_then(|r| r.outcome.clone()) else { return };
                 self.send(id.origin.peer, Message::Deliver(Deliver { epoch, id, outcome, ext: Default::default() }));
@@ -948,6 +951,13 @@ impl Mesh {
     pub(crate) fn deliver_to(&mut self, origin: Peer) {
         let list: Vec<TaskId> = self.co.as_ref().and_then(|c| c.sched.undelivered.get(&origin)).into_iter().flatten().copied().collect();
         for id in list {
+            if self.below_floor(&id) {
+                // Its origin is done with it.
+                if let Some(u) = self.co.as_mut().and_then(|c| c.sched.undelivered.get_mut(&origin)) {
+                    u.remove(&id);
+                }
+                continue;
+            }
             self.effect(&id, Effect::Deliver(id));
         }
     }

@@ -286,6 +286,26 @@ impl Mesh {
         }
         if serving {
             self.sched_refresh(&id);
+            self.resume(&id);
+        }
+    }
+
+    /// A record that came with a late follower: what it owes to nodes that joined before is said now,
+    /// because they have said their part already (T6).
+    fn resume(&mut self, id: &TaskId) {
+        let Some(rec) = self.table.get(id) else { return };
+        if rec.terminal() {
+            if !rec.delivered && !self.below_floor(id) {
+                self.effect(id, Effect::Deliver(*id));
+            }
+            return;
+        }
+        let cancel = rec.cancel;
+        for l in rec.live.clone() {
+            if self.reads(l.worker) {
+                let e = if cancel { Effect::Kill(*id, l.attempt, l.worker) } else { Effect::Assign(*id, l.attempt) };
+                self.effect(id, e);
+            }
         }
     }
 
@@ -316,6 +336,11 @@ impl Mesh {
         self.drain_held();
         self.release();
         self.advert_soon();
+    }
+
+    /// This node serves and has pulled all that `p` holds.
+    pub(crate) fn reads(&self, p: Peer) -> bool {
+        self.co.as_ref().is_some_and(|c| c.serving() && (p == self.me || c.followers.get(&p).is_some_and(|f| f.stage != Stage::Pulling)))
     }
 
     /// T2: what a node says about its tasks is only understood when its records are here: a result it has
