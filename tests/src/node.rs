@@ -142,8 +142,8 @@ impl Node {
             up.arg("--join").arg(ticket);
         }
         up.env("HOME", user).envs(self.how.env.iter().map(|(k, v)| (k, v)));
-        if let Some(filter) = std::env::var_os("RUST_LOG") {
-            up.env("RUST_LOG", filter);
+        if let Some(filter) = std::env::var_os("CLAWMESH_LOG") {
+            up.env("CLAWMESH_LOG", filter);
         }
         up.stdin(Stdio::null()).stdout(self.log("out")).stderr(self.log("err"));
         *child = Some(up.spawn().expect("the program can be started"));
