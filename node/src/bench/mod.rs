@@ -53,24 +53,28 @@ const EXIT_INTERRUPTED: u8 = 130;
 /// outlive it.
 pub(crate) async fn run(args: BenchArgs, home: &Path, output: Output) -> Result<(), Failure> {
     tokio::select! {
-        done = perform(&args, home, output) => done,
+        done = perform(&args, home, &output) => done,
         () = interrupted() => Err(Failure::new(EXIT_INTERRUPTED, "interrupted", "interrupted; nodes started for the bench are stopped")),
     }
 }
 
-async fn perform(args: &BenchArgs, home: &Path, output: Output) -> Result<(), Failure> {
+async fn perform(args: &BenchArgs, home: &Path, output: &Output) -> Result<(), Failure> {
     if !args.own
         && let Some(client) = running(home).await?
     {
         output.note(&format!("measuring the mesh of the node in {}", home.display()));
+<<<<<<< HEAD
         return measure(&client, args, output.clone()).await?.print(&output);
+=======
+        return measure(&client, args, output).await?.print(output);
+>>>>>>> c9da96d8e7b98bafae5c2eff1e9c46fe9b7cc198
     }
     output.note("starting a mesh of three nodes on this machine for the bench");
     let mut nursery = Nursery::start(Plan { lost_after: Some(LOST_AFTER), ..Plan::default() }).await?;
     match measure_own(&mut nursery, args, output.clone()).await {
         Ok(figures) => {
             nursery.stop().await;
-            figures.print(&output)
+            figures.print(output)
         }
         Err(e) => Err(nursery.failed(e)),
     }
@@ -90,7 +94,7 @@ async fn running(home: &Path) -> Result<Option<Client>, Failure> {
     }
 }
 
-async fn measure_own(nursery: &mut Nursery, args: &BenchArgs, output: Output) -> Result<Figures, Failure> {
+async fn measure_own(nursery: &mut Nursery, args: &BenchArgs, output: &Output) -> Result<Figures, Failure> {
     // A node that does not coordinate: the way of most tasks in a mesh.
     let follower = nursery.doors().look().await.into_iter().find(|(_, s)| s.view.role == "follower").map_or(0, |(i, _)| i);
     let client = nursery.doors().client(follower).ok_or_else(|| Failure::refused("a node of the bench is gone"))?;
@@ -106,7 +110,7 @@ async fn measure_own(nursery: &mut Nursery, args: &BenchArgs, output: Output) ->
 }
 
 /// Everything but takeovers, through one node.
-async fn measure(client: &Client, args: &BenchArgs, output: Output) -> Result<Figures, Failure> {
+async fn measure(client: &Client, args: &BenchArgs, output: &Output) -> Result<Figures, Failure> {
     let program =
         which::which("true").map_err(|e| Failure::refused(format!("there is no program 'true' on this machine to start: {e}")))?;
     let view = client.status().await?.view;
@@ -272,7 +276,7 @@ async fn takeover(nursery: &mut Nursery) -> Result<f64, Failure> {
 }
 
 /// A bar on a terminal; nothing elsewhere.
-fn bar(output: Output, what: &'static str, n: usize) -> ProgressBar {
+fn bar(output: &Output, what: &'static str, n: usize) -> ProgressBar {
     if n == 0 {
         return ProgressBar::hidden();
     }
