@@ -29,6 +29,8 @@ use crate::{
 
 /// Longest wait for a connection to a port of this machine.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// An idle connection is dropped after this time, before the server does it (10 s): a request must not meet the closing.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for an answer: above the server's longest (a submit, a long poll).
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
 /// Most tasks in one submit of this client: their JSON stays far below the server's cap when inputs are small.
@@ -175,6 +177,7 @@ impl Client {
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(IDLE_TIMEOUT)
             .tcp_nodelay(true)
             .build()
             .map_err(|e| ClientError::Broken { why: e.to_string() })?;

@@ -115,6 +115,10 @@ pub struct Mesh {
     pub(crate) facts_at: u64,
     pub(crate) catalogue: Catalogue,
     pub(crate) draining: bool,
+    /// Where the mesh port can be reached.
+    addresses: Vec<String>,
+    /// This node was told of others, although it knows none yet: it does not claim at once (E4).
+    pub(crate) seeded: bool,
     advert_at: u64,
     advert_beat: u64,
 
@@ -201,6 +205,8 @@ impl Mesh {
             facts_at: awake,
             catalogue: Catalogue::empty(),
             draining: false,
+            addresses: Vec::new(),
+            seeded: false,
             advert_at: 0,
             advert_beat: 0,
             leader: None,
@@ -229,9 +235,14 @@ impl Mesh {
             asks: Asks::default(),
             cfg,
         };
-        m.load(recovered.entries, recovered.quarantined);
+        let quarantined = recovered.quarantined;
+        m.load(recovered.entries, quarantined);
         m.side.inc = m.side.inc.saturating_add(1).max(m.own_floor().map_or(0, |f| f.0) + 1).max(now.wall_ms);
         m.side_dirty = true;
+        if quarantined {
+            // The new store holds what could be read: the mark must not claim more (D3).
+            m.side.hw = m.top;
+        }
         m.synced = m.table.len() > 0;
         m.outbox.start(Origin { peer: m.me, store: m.store }, m.side.inc);
         m.advert_at = m.now;
@@ -292,6 +303,10 @@ impl Mesh {
                 self.facts_at = self.now;
             }
             Input::Skills(c) => self.on_skills(c),
+            Input::Addresses(a) => {
+                self.addresses = a.into_iter().filter(|a| a.len() <= 128).take(8).collect();
+                self.advert_soon();
+            }
         }
         self.drain_own();
         if self.now >= self.wake {
@@ -497,6 +512,7 @@ impl Mesh {
             proto_min: PROTO,
             proto_max: PROTO,
             beat: self.advert_beat,
+            mesh: self.addresses.clone(),
             ext: Default::default(),
         }
     }
@@ -517,7 +533,7 @@ impl Mesh {
     }
 
     fn on_advert(&mut self, from: Peer, a: Advert) {
-        if a.peer != from || a.name.len() > 256 || a.labels.len() > 64 || a.addresses.len() > 16 {
+        if a.peer != from || a.name.len() > 256 || a.labels.len() > 64 || a.addresses.len() > 16 || a.mesh.len() > 8 {
             return self.event(Event::Dropped("advert"));
         }
         let now = self.now;
@@ -529,6 +545,10 @@ impl Mesh {
             m.bye = None;
         }
         let hash = a.skills;
+        let dial = (!m.linked && !a.mesh.is_empty() && now >= m.dialled_at + 5_000).then(|| a.mesh.clone());
+        if dial.is_some() {
+            m.dialled_at = now;
+        }
         let renamed = m.name != a.name;
         m.name.clone_from(&a.name);
         (m.advert_at, m.heard_at) = (now, now);
@@ -539,6 +559,9 @@ impl Mesh {
         let ask = m.linked && have != Some(hash) && m.asked != Some(hash);
         if ask {
             m.asked = Some(hash);
+        }
+        if let Some(addrs) = dial {
+            self.output(Output::Dial(from, addrs));
         }
         if renamed {
             self.remember(from);
@@ -785,6 +808,23 @@ impl Mesh {
     /// A node's name for people.
     pub(crate) fn name_of(&self, p: &Peer) -> String {
         if *p == self.me { self.cfg.name.clone() } else { self.view.name(p) }
+    }
+
+    /// This node.
+    pub fn me(&self) -> Peer {
+        self.me
+    }
+
+    /// A member known from an earlier life: somebody to wait for before claiming alone (E4).
+    pub fn remember_peer(&mut self, p: Peer) {
+        if p != self.me {
+            self.view.entry(p);
+        }
+    }
+
+    /// This node was given addresses of others: it waits for them before it claims alone (E4).
+    pub fn expect_others(&mut self) {
+        self.seeded = true;
     }
 
     /// Who leads, as far as this node knows.

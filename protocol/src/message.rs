@@ -105,6 +105,8 @@ wire_struct! {
         28 => proto_max: u32,
         /// Rises with every advert of this boot.
         29 => beat: u64,
+        /// Where its mesh port can be reached, as multiaddrs; at most 8.
+        30 => mesh: Vec<String>,
     }
 }
 

@@ -413,7 +413,8 @@ impl Mesh {
 
     // ---- this node's own view ----
 
-    fn status(&self) -> StatusView {
+    /// What this node knows of itself and of the mesh.
+    pub fn status(&self) -> StatusView {
         let period = self.advert_period();
         let leader = self.leader();
         let epoch = self.probe().epoch.map_or(0, |e| e.n);

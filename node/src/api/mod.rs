@@ -6,6 +6,8 @@
 
 mod auth;
 mod backend;
+#[cfg(test)]
+pub(crate) mod fake;
 mod metrics;
 mod problem;
 mod routes;

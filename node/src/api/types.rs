@@ -32,7 +32,7 @@ pub(crate) struct Problem {
     /// The HTTP status.
     pub(crate) status: u16,
     /// What happened, in a few words.
-    pub(crate) title: String,
+    pub(crate) title: Box<str>,
     /// What happened exactly and what the likely cause is.
     pub(crate) detail: String,
     /// What to type next; empty when nothing helps.

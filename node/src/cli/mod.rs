@@ -128,6 +128,9 @@ pub(crate) struct BenchArgs {
     /// Start a mesh of three nodes for it, even when a node runs on this home.
     #[arg(long)]
     pub(crate) own: bool,
+    /// Kill the coordinator so many times and measure how long nobody takes tasks; needs --own.
+    #[arg(long, default_value_t = 0, value_name = "N", requires = "own", value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    pub(crate) takeovers: u32,
 }
 
 /// What every command gets.
@@ -159,7 +162,12 @@ pub(crate) fn main() -> ExitCode {
         (false, false) => Mode::Human,
     };
     let output = Output::new(mode);
-    let done = home(cli.global.home).and_then(|home| dispatch(cli.command, Context { home, output }));
+    let from_env = std::env::var_os("CLAWMESH_HOME").map(PathBuf::from);
+    let output = match &cli.global.home {
+        Some(typed) if from_env.as_ref() != Some(typed) => output.with_home(typed),
+        _ => output,
+    };
+    let done = home(cli.global.home).and_then(|home| dispatch(cli.command, Context { home, output: output.clone() }));
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(f) => {
@@ -213,8 +221,8 @@ async fn asynchronous(command: Command, cx: &Context) -> Result<(), Failure> {
         Command::Tasks { what } => tasks::tasks(cx, what).await,
         Command::Config { what } => config::config(cx, what).await,
         Command::Metrics => node::metrics(cx).await,
-        Command::Demo(args) => crate::demo::run(args, cx.output).await,
-        Command::Bench(args) => crate::bench::run(args, &cx.home, cx.output).await,
+        Command::Demo(args) => crate::demo::run(args, cx.output.clone()).await,
+        Command::Bench(args) => crate::bench::run(args, &cx.home, cx.output.clone()).await,
         Command::Up(_) | Command::Completions { .. } | Command::Version => Ok(()),
     }
 }

@@ -85,7 +85,8 @@ pub(super) async fn invite(cx: &Context) -> Result<(), Failure> {
     };
     cx.output.value(&serde_json::json!({ "ticket": ticket }), |o| o.line(&ticket))?;
     cx.output.note("whoever has this ticket is a member and may run commands on the nodes: pass it on in secret");
-    cx.output.hint("clawmesh up --join TICKET (on the other machine)");
+    // Not a hint: the other machine has a home of its own.
+    cx.output.note("next, on the other machine: clawmesh up --join TICKET");
     Ok(())
 }
 

@@ -84,21 +84,30 @@ pub(super) struct SubmitArgs {
     task: TaskFlags,
 }
 
+impl RunArgs {
+    /// The task.
+    pub(super) fn into_submission(self) -> Submission {
+        let mut wanted = self.task.submission();
+        wanted.task.argv = Some(self.command);
+        wanted
+    }
+}
+
 /// Runs a command somewhere as if it ran here.
 pub(super) async fn run(cx: &Context, args: RunArgs) -> Result<(), Failure> {
-    let mut wanted = args.task.submission();
-    wanted.task.argv = Some(args.command);
+    let (detach, id_only, wait_timeout) = (args.detach || args.id_only, args.id_only, args.wait_timeout);
+    let wanted = args.into_submission();
     check(&wanted)?;
     let client = cx.client()?;
     let accepted = match client.submit(&wanted).await {
         Ok(accepted) => accepted,
-        Err(e) if args.detach || args.id_only => return Err(e.into()),
+        Err(e) if detach => return Err(e.into()),
         Err(e) => return Err(mesh_failed(e.into())),
     };
-    if args.detach || args.id_only {
-        return detached(cx, &accepted, args.id_only);
+    if detach {
+        return detached(cx, &accepted, id_only);
     }
-    let end = wait_for_one(cx, &client, accepted.id, args.wait_timeout).await?;
+    let end = wait_for_one(cx, &client, accepted.id, wait_timeout).await.map_err(mesh_failed)?;
     let code = exit_code(&end);
     report(cx, &client, &end).await.map_err(mesh_failed)?;
     if code == 0 {

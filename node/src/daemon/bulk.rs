@@ -78,9 +78,9 @@ fn frame(piece: Piece) -> Vec<u8> {
     let (kind, bytes) = match piece {
         Piece::Data { stream: Stream::Stdout, bytes, .. } => (1, bytes),
         Piece::Data { stream: Stream::Stderr, bytes, .. } => (2, bytes),
-        Piece::Gap { stream, bytes, .. } => {
+        Piece::Gap { stream, len, .. } => {
             let kind = if stream == Stream::Stdout { 1 } else { 2 };
-            (kind, format!("\n[… {bytes} bytes cut out …]\n").into_bytes())
+            (kind, format!("\n[… {len} bytes cut out …]\n").into_bytes())
         }
     };
     let mut f = Vec::with_capacity(5 + bytes.len());
@@ -122,7 +122,7 @@ async fn ask(net: &Net, peer: Peer, ask: &Ask) -> Result<BulkReader, String> {
     let wait = tokio::time::timeout(STALL, async {
         let mut r = net.bulk_request(peer.0, request.into()).await.map_err(|e| e.to_string())?;
         let head = r.read_u8().await.map_err(|e| e.to_string())?;
-        Ok((head, r))
+        Ok::<_, String>((head, r))
     });
     let (head, mut r) = wait.await.map_err(|_| "the node does not answer".to_owned())??;
     if head == OK {

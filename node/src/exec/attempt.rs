@@ -2,9 +2,9 @@
 
 use std::future::pending;
 use std::io::{Error, ErrorKind};
-use std::path::PathBuf;
 use std::pin::pin;
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,10 +13,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::capture::{Capture, Stream};
+use super::dirs::{Fate, Spares, WorkDir};
 use super::exit::{self, Exit, Kind};
 use super::group::{self, Group, Pipes};
 use super::pipe::{Look, Output};
-use super::{Job, Settings, SkillInput, Work, dirs, environment};
+use super::{Job, Settings, SkillInput, Work, environment};
 
 /// A request to end an attempt.
 #[derive(Clone, Debug)]
@@ -51,13 +52,14 @@ pub(crate) async fn run(
     settings: &Settings,
     capture: &Capture,
     stop: StopSignal,
+    spares: &Arc<Spares>,
 ) -> (Exit, Option<WorkDir>) {
     let started = Instant::now();
     let mut dir = None;
     let mut exit = match job.work {
         Work::Sleep { dur } => sleep(dur, job.timeout, stop, started).await,
         Work::Command { .. } | Work::Skill { .. } => {
-            process(&job, settings, capture, stop, started, &mut dir).await
+            process(&job, settings, capture, stop, started, spares, &mut dir).await
         }
         Work::Echo { ref input } => {
             capture.push(Stream::Stdout, input);
@@ -141,13 +143,16 @@ async fn process(
     capture: &Capture,
     stop: StopSignal,
     started: Instant,
+    spares: &Arc<Spares>,
     dir: &mut Option<WorkDir>,
 ) -> Exit {
-    let dir = match dirs::create(&job.dir_root, &job.key) {
-        Ok(path) => dir.insert(WorkDir {
-            dir: path,
-            keep: settings.keep_dirs,
-        }),
+    let dir = match WorkDir::create(&job.dir_root, &job.key, spares) {
+        Ok(mut made) => {
+            if settings.keep_dirs {
+                made.set_fate(Fate::Keep);
+            }
+            dir.insert(made)
+        }
         Err(error) => {
             let reason = format!(
                 "cannot make a working directory below {}: {error}",
@@ -169,9 +174,14 @@ async fn process(
         force: None,
         linger: None,
         lingered: false,
+        left_behind: false,
         ended: None,
     };
-    match watcher.watch(pipes, plan.stdin, capture, stop).await {
+    let end = watcher.watch(pipes, plan.stdin, capture, stop).await;
+    if !settings.keep_dirs && watcher.ended.is_none() && !watcher.lingered && !watcher.left_behind {
+        dir.set_fate(Fate::Reuse);
+    }
+    match end {
         Ok(status) => match watcher.ended {
             Some(Ended::Timeout) => exit::timed_out(job.timeout).with_status(status),
             Some(Ended::Stopped(reason)) => {
@@ -193,13 +203,22 @@ fn spawn(
     plan: &Plan<'_>,
     dir: &WorkDir,
 ) -> Result<(Group, Pipes), Box<Exit>> {
+    if let Work::Skill { dir, .. } = &job.work
+        && !dir.is_dir()
+    {
+        let reason = format!(
+            "the skill's folder {} is no longer there; it was removed after the task had come here",
+            dir.display()
+        );
+        return Err(Box::new(Exit::new(Kind::SpawnError, None, reason)));
+    }
     let refuse = |error: Error| Box::new(exit::not_started(plan.argv.first(), &error));
-    let env = environment::build(job, &settings.node_env, &dir.dir)
+    let env = environment::build(job, &settings.node_env, dir.path())
         .map_err(|reason| Box::new(Exit::new(Kind::SpawnError, None, reason)))?;
     let name = plan.argv.first().map(String::as_str).unwrap_or_default();
-    let program = group::find_program(name, &env, &dir.dir).map_err(refuse)?;
+    let program = group::find_program(name, &env, dir.path()).map_err(refuse)?;
     let stdin = plan.stdin.is_some_and(|bytes| !bytes.is_empty());
-    Group::spawn(&program, &plan.argv, &env, &dir.dir, stdin).map_err(|error| {
+    Group::spawn(&program, &plan.argv, &env, dir.path(), stdin).map_err(|error| {
         // The file is there, so a "not found" from the system is about the interpreter in its first line.
         let error = match error.kind() {
             ErrorKind::NotFound => Error::new(
@@ -213,20 +232,6 @@ fn spawn(
         };
         refuse(error)
     })
-}
-
-/// An attempt's directory. Removed when dropped, however the attempt ends.
-pub(crate) struct WorkDir {
-    dir: PathBuf,
-    keep: bool,
-}
-
-impl Drop for WorkDir {
-    fn drop(&mut self) {
-        if !self.keep {
-            dirs::remove(std::mem::take(&mut self.dir));
-        }
-    }
 }
 
 /// Why we ended a process that would have gone on.
@@ -246,6 +251,8 @@ struct Watcher<'a> {
     /// The leader is gone; when to stop waiting for others who hold its pipes.
     linger: Option<Instant>,
     lingered: bool,
+    /// Something of the group was still there after the leader's end.
+    left_behind: bool,
     ended: Option<Ended>,
 }
 
@@ -382,7 +389,7 @@ impl Watcher<'_> {
             }
             sleep_until(force.min(now + GROUP_POLL)).await;
         }
-        self.group.settle();
+        self.left_behind = self.group.settle();
     }
 }
 

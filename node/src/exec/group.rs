@@ -107,18 +107,18 @@ impl Group {
         let _ = result;
     }
 
-    /// Ends every process of the group.
-    pub(crate) fn kill(&mut self) {
-        let _ = self.child.start_kill();
+    /// Ends every process of the group. False when there was none left.
+    pub(crate) fn kill(&mut self) -> bool {
+        self.child.start_kill().is_ok()
     }
 
-    /// Ends what the leader left behind. After this the group's number is not used again by this value.
+    /// Ends what the leader left behind; false when there was nothing. After this the group's number is not used again by this value.
     ///
     /// The number could belong to a new group only if the system had gone through all process ids since the leader was
     /// reaped; callers come here within a second of that.
-    pub(crate) fn settle(&mut self) {
-        self.kill();
+    pub(crate) fn settle(&mut self) -> bool {
         self.settled = true;
+        self.kill()
     }
 
     /// Whether any process of the group is left, dead ones that nobody has reaped included.

@@ -27,7 +27,8 @@ mod pipe;
 mod tests;
 
 use attempt::Stop;
-use capture::{Capture, Tail};
+use capture::Capture;
+pub(crate) use capture::{Piece, Stream, Tail};
 pub(crate) use dirs::Swept;
 pub(crate) use exit::{Exit, Kind};
 
@@ -181,6 +182,7 @@ struct Shared {
     handle: Handle,
     exits: mpsc::Sender<(JobKey, Exit)>,
     table: Mutex<Table>,
+    spares: Arc<dirs::Spares>,
     /// How many attempts still run something; [`Executor::kill_all`] waits for 0.
     alive: watch::Sender<usize>,
 }
@@ -211,6 +213,7 @@ impl Executor {
             handle,
             exits,
             table: Mutex::default(),
+            spares: Arc::default(),
             alive: watch::Sender::new(0),
         };
         (
@@ -253,8 +256,14 @@ impl Executor {
             reported: false,
         };
         self.shared.handle.spawn(async move {
-            let (exit, dir) =
-                attempt::run(job, &guard.shared.settings, &capture, stop_signal).await;
+            let (exit, dir) = attempt::run(
+                job,
+                &guard.shared.settings,
+                &capture,
+                stop_signal,
+                &guard.shared.spares,
+            )
+            .await;
             guard.report(exit).await;
             drop(dir);
         });
@@ -291,7 +300,7 @@ impl Executor {
         }
         let mut alive = self.shared.alive.subscribe();
         let slack = Duration::from_millis(500);
-        match tokio::time::timeout(
+        let left = match tokio::time::timeout(
             grace.saturating_add(slack),
             alive.wait_for(|alive| *alive == 0),
         )
@@ -299,7 +308,9 @@ impl Executor {
         {
             Ok(_) => 0,
             Err(_) => *self.shared.alive.borrow(),
-        }
+        };
+        self.shared.spares.clear();
+        left
     }
 
     /// Follows an attempt's output from its beginning. None if it is not running here; then its exit has all there is.

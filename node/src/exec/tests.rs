@@ -4,6 +4,8 @@ use super::capture::{Piece, Stream};
 use super::*;
 use futures::StreamExt;
 
+mod rate;
+
 /// Far above what any of these tests needs on a loaded machine; reaching it is a failure.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -231,6 +233,20 @@ async fn what_cannot_be_started_says_why() {
         );
         assert!(exit.reason.contains(words), "{program}: {}", exit.reason);
     }
+    let long = "x".repeat(3 << 20);
+    let job = rig.job(command(&["true", &long]));
+    let exit = rig.run(job).await;
+    assert_eq!((exit.kind, exit.code), (Kind::SpawnError, Some(126)));
+    assert!(exit.reason.contains("longer than"), "{}", exit.reason);
+
+    let mut job = rig.job(skill(&["true"], SkillInput::None, b"", false));
+    if let Work::Skill { dir, .. } = &mut job.work {
+        *dir = rig.home.path().join("uninstalled");
+    }
+    let exit = rig.run(job).await;
+    assert_eq!((exit.kind, exit.code), (Kind::SpawnError, None));
+    assert!(exit.reason.contains("uninstalled"), "{}", exit.reason);
+
     let job = rig.job(Work::Command { argv: Vec::new() });
     assert_eq!(rig.run(job).await.kind, Kind::SpawnError);
 }
@@ -258,11 +274,26 @@ async fn the_environment_is_a_short_list() {
     assert_eq!(vars["CLAWMESH_FENCE"], "7.3");
     assert_eq!((vars["MINE"], vars["HOME"]), ("a=b c", "/elsewhere"));
     assert!(vars.contains_key("PATH"));
-    // Cargo sets this one for every test, so it shows that the rest of the environment stays behind.
-    assert!(
-        std::env::var_os("CARGO_MANIFEST_DIR").is_some()
-            && !vars.contains_key("CARGO_MANIFEST_DIR")
-    );
+    let known = [
+        "PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "LANG",
+        "TZ",
+        "TMPDIR",
+        "MINE",
+        "CLAWMESH_TASK_ID",
+    ];
+    let known = [
+        known.as_slice(),
+        &["CLAWMESH_ATTEMPT", "CLAWMESH_FENCE", "CLAWMESH_DIR"],
+    ]
+    .concat();
+    let stranger = vars
+        .keys()
+        .find(|name| !known.contains(name) && !name.starts_with("LC_"));
+    assert_eq!(stranger, None);
 
     for name in ["", "A=B", "A\0"] {
         let mut job = rig.job(command(&["env"]));
@@ -280,7 +311,7 @@ async fn the_environment_is_a_short_list() {
 fn skill(run: &[&str], input: SkillInput, stdin: &[u8], json_output: bool) -> Work {
     let run = run.iter().map(|part| (*part).to_owned()).collect();
     Work::Skill {
-        dir: "/skills/demo".into(),
+        dir: "/tmp".into(),
         run,
         input,
         stdin: stdin.to_vec(),
@@ -301,10 +332,7 @@ async fn a_skill_reads_its_input_and_keeps_its_promise() {
         b"ignored",
         false,
     ));
-    assert_eq!(
-        text(&rig.run(job).await.stdout),
-        "/skills/demo/scripts/run\n"
-    );
+    assert_eq!(text(&rig.run(job).await.stdout), "/tmp/scripts/run\n");
 
     let job = rig.job(skill(&["cat"], SkillInput::None, b"not given", false));
     assert_eq!(text(&rig.run(job).await.stdout), "");
@@ -604,7 +632,7 @@ async fn kill_all_is_bounded_and_final() {
     let started = Instant::now();
     assert_eq!(rig.executor.kill_all(Duration::from_millis(200)).await, 0);
     assert!(
-        started.elapsed() < Duration::from_millis(700),
+        started.elapsed() < Duration::from_secs(2),
         "{:?}",
         started.elapsed()
     );
@@ -638,65 +666,4 @@ async fn ends_wait_for_a_slow_daemon_and_none_is_lost() {
         ended.insert(rig.exit().await.0);
     }
     assert_eq!(ended.len(), 10);
-}
-
-/// `cargo test -p clawmesh spawn_rate -- --ignored --nocapture`. The two take turns, because the machine's mood changes.
-#[ignore = "a measurement"]
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn spawn_rate_beside_a_plain_loop() {
-    const ROUNDS: usize = 15;
-    for in_flight in [1, 2, 4, 8] {
-        let (mut plain, mut ours) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            plain.push(tokio::task::block_in_place(|| plain_rate(in_flight)));
-            ours.push(executor_rate(in_flight).await);
-        }
-        plain.sort_by(f64::total_cmp);
-        ours.sort_by(f64::total_cmp);
-        let (plain, ours) = (plain[ROUNDS / 2], ours[ROUNDS / 2]);
-        println!(
-            "{in_flight} in flight: plain {plain:.0}/s, executor {ours:.0}/s, {:.0} %",
-            100.0 * ours / plain
-        );
-    }
-}
-
-const SPAWNS: usize = 300;
-
-fn plain_rate(in_flight: usize) -> f64 {
-    let started = Instant::now();
-    std::thread::scope(|scope| {
-        for _ in 0..in_flight {
-            scope.spawn(|| {
-                for _ in 0..SPAWNS / in_flight {
-                    assert!(
-                        std::process::Command::new("/bin/true")
-                            .output()
-                            .unwrap()
-                            .status
-                            .success()
-                    );
-                }
-            });
-        }
-    });
-    SPAWNS as f64 / started.elapsed().as_secs_f64()
-}
-
-async fn executor_rate(in_flight: usize) -> f64 {
-    let mut rig = Rig::new();
-    let driver = tokio::spawn(async move {
-        let started = Instant::now();
-        for number in 0..SPAWNS + in_flight {
-            if number >= in_flight {
-                assert_eq!(rig.exit().await.1.kind, Kind::Done);
-            }
-            if number < SPAWNS {
-                let job = rig.job(command(&["/bin/true"]));
-                rig.start(job);
-            }
-        }
-        SPAWNS as f64 / started.elapsed().as_secs_f64()
-    });
-    driver.await.unwrap()
 }

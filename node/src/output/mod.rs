@@ -89,11 +89,13 @@ impl From<io::Error> for Failure {
 }
 
 /// Prints results on stdout, and everything else on stderr.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Output {
     mode: Mode,
     colour: bool,
     colour_err: bool,
+    /// The home as it must be typed in the next command too, when it was typed in this one.
+    home: Option<String>,
 }
 
 /// One cell of a table: text, and perhaps what it means.
@@ -135,7 +137,21 @@ impl Output {
     /// Colours only where a terminal is, and where `NO_COLOR` is not set.
     pub(crate) fn new(mode: Mode) -> Self {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-        Self { mode, colour: wanted && io::stdout().is_terminal(), colour_err: wanted && io::stderr().is_terminal() }
+        Self { mode, colour: wanted && io::stdout().is_terminal(), colour_err: wanted && io::stderr().is_terminal(), home: None }
+    }
+    /// The same, with `--home HOME` in the commands that are proposed.
+    pub(crate) fn with_home(mut self, home: &std::path::Path) -> Self {
+        let home = home.display().to_string();
+        let plain = home.chars().all(|c| c.is_alphanumeric() || "/._-+:\\".contains(c));
+        self.home = Some(if plain { home } else { format!("'{}'", home.replace('\'', "'\\''")) });
+        self
+    }
+    /// A proposed command as it must be typed for this home.
+    fn typed(&self, next: &str) -> String {
+        match &self.home {
+            Some(home) => next.replace("clawmesh ", &format!("clawmesh --home {home} ")),
+            None => next.to_owned(),
+        }
     }
     /// How to print.
     pub(crate) fn mode(&self) -> Mode {
@@ -203,6 +219,9 @@ impl Output {
         for row in &rows {
             table.add_row(row.iter().map(|t| self.cell(t)).collect::<Vec<_>>());
         }
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
         let text: String = table.lines().map(|l| format!("{}\n", l.trim_end())).collect();
         self.raw(text.as_bytes())
     }
@@ -229,24 +248,45 @@ impl Output {
     }
     /// The next useful command on stderr; silent with `--json` and `--quiet`.
     pub(crate) fn hint(&self, next: &str) {
-        self.note(&format!("next: {next}"));
+        self.note(&format!("next: {}", self.typed(next)));
     }
     /// Says on stderr why the command failed.
     pub(crate) fn failure(&self, f: &Failure) {
         if f.what.is_empty() {
             return;
         }
+        let next = f.next.as_ref().map(|n| self.typed(n));
         let text = match self.mode {
             Mode::Json => format!(
                 "{}\n",
-                serde_json::json!({ "error": { "code": f.code, "exit": f.exit, "message": f.what, "next": f.next, "candidates": f.candidates } })
+                serde_json::json!({ "error": { "code": f.code, "exit": f.exit, "message": f.what, "next": next, "candidates": f.candidates } })
             ),
             Mode::Human | Mode::Quiet => {
                 let error = if self.colour_err { "\u{1b}[1;31merror:\u{1b}[0m" } else { "error:" };
-                let next = f.next.as_ref().map_or_else(String::new, |n| format!("next: {n}\n"));
+                let next = next.map_or_else(String::new, |n| format!("next: {n}\n"));
                 format!("{error} {}\n{next}", f.what)
             }
         };
         self.raw_err(text.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn proposed_commands_work_as_they_are_typed() {
+        let plain = Output::new(Mode::Human);
+        assert_eq!(plain.typed("clawmesh status"), "clawmesh status");
+        let home = plain.clone().with_home(Path::new("/tmp/b"));
+        assert_eq!(
+            home.typed("clawmesh tasks show t (after 'clawmesh up')"),
+            "clawmesh --home /tmp/b tasks show t (after 'clawmesh --home /tmp/b up')"
+        );
+        let odd = plain.with_home(Path::new("/a b's"));
+        assert_eq!(odd.typed("clawmesh up"), r"clawmesh --home '/a b'\''s' up");
     }
 }

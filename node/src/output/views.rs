@@ -36,6 +36,9 @@ impl Output {
         );
         text.push_str(&format!("queue        {}\n", queue(&v.queue)));
         text.push_str(&format!("strategy     {}\nAPI          http://{}\n", v.strategy, s.api));
+        if !s.commands {
+            text.push_str("commands     not run for others here: skills only\n");
+        }
         if v.store_bad {
             text.push_str("store        the disk refuses writes: free some space on the disk of the home\n");
         }
@@ -76,7 +79,7 @@ impl Output {
                     Text::from(format!("{}/{} MiB", m.facts.memory_free_mib, m.facts.memory_mib)),
                     Text::from(format!("{} {}", m.facts.platform, m.facts.arch)),
                     Text::from(m.skills.len()),
-                    Text::new(m.node, Tone::Dim),
+                    Text::new(tail(&m.node.to_string()), Tone::Dim),
                     Text::from(marks.join(", ")),
                 ]
             })
@@ -213,6 +216,9 @@ impl Output {
         if self.mode() == Mode::Json {
             return self.json(ends);
         }
+        if ends.is_empty() {
+            return Ok(());
+        }
         let rows = ends
             .iter()
             .map(|e| {
@@ -269,6 +275,12 @@ fn queue(q: &QueueView) -> String {
         "{waiting} waiting (critical {}, high {}, normal {}, low {}){parked}, {} running, {} ended",
         q.critical, q.high, q.normal, q.low, q.running, q.ended
     )
+}
+
+/// The end of a node's id: all ids begin alike.  The whole one is in `--json`.
+fn tail(id: &str) -> String {
+    let start = id.char_indices().rev().nth(7).map_or(0, |(i, _)| i);
+    format!("…{}", id.get(start..).unwrap_or(id))
 }
 
 /// Control characters in words that came from elsewhere must not reach a terminal.
@@ -338,6 +350,13 @@ mod tests {
         assert_eq!(ago(70_000, 8_000), "1m 2s ago");
         assert_eq!(stamp(u64::MAX), "?");
         assert_eq!(stamp(0), "1970-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn an_id_is_shortened_at_its_front() {
+        assert_eq!(tail("12D3KooWabcdefgh"), "…abcdefgh");
+        assert_eq!(tail("abc"), "…abc");
+        assert_eq!(tail(""), "…");
     }
 
     #[test]

@@ -423,6 +423,8 @@ impl World {
             Output::Start { job, .. } => self.start(node, job),
             Output::Kill(id, a) => self.kill(node, id, a),
             Output::Fetch(h, len, from) => self.fetch(node, h, len, from),
+            // The world dials by itself: every pair of nodes has a link while none is cut.
+            Output::Dial(..) => {}
             Output::DropBlob(h) => {
                 self.nodes[node].blobs.remove(&h);
             }
@@ -536,6 +538,7 @@ impl World {
             Input::Exited(..) => "exited",
             Input::Facts(_) => "facts",
             Input::Skills(_) => "skills",
+            Input::Addresses(_) => "addresses",
         };
         let head = [self.now, node as u64, self.steps];
         head.iter().for_each(|v| {
