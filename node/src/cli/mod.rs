@@ -128,6 +128,9 @@ pub(crate) struct BenchArgs {
     /// Start a mesh of three nodes for it, even when a node runs on this home.
     #[arg(long)]
     pub(crate) own: bool,
+    /// Kill the coordinator so many times and measure how long nobody takes tasks; needs --own.
+    #[arg(long, default_value_t = 0, value_name = "N", requires = "own", value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    pub(crate) takeovers: u32,
 }
 
 /// What every command gets.
