@@ -328,14 +328,16 @@ impl Mesh {
         let Some((req, i)) = self.outbox.batch_of.remove(id) else { return };
         let Some(b) = self.outbox.batches.get_mut(&req) else { return };
         if let Some(slot) = b.results.get_mut(i)
-            && slot.is_none() {
-                *slot = Some(r);
-                b.left -= 1;
-            }
+            && slot.is_none()
+        {
+            *slot = Some(r);
+            b.left -= 1;
+        }
         if b.left == 0
-            && let Some(b) = self.outbox.batches.remove(&req) {
-                self.reply(req, Reply::Submitted(b.results.into_iter().flatten().collect()));
-            }
+            && let Some(b) = self.outbox.batches.remove(&req)
+        {
+            self.reply(req, Reply::Submitted(b.results.into_iter().flatten().collect()));
+        }
     }
 
     // ---- results (O2) ----
