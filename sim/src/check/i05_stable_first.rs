@@ -72,7 +72,8 @@ impl StableFirst {
         }
         let long_up = |n: &usize, since: u64| {
             let up = disks.peers.get(*n).and_then(|p| self.links.get(&(e.node, *p)));
-            up.is_some_and(|t| (*t).max(since) + FEWER_MS < e.at)
+            // Who joined over an older link has to join again.
+            up.is_some_and(|t| *t <= since && since + FEWER_MS < e.at)
         };
         let joined = self.joined.get(&epoch).map_or(0, |j| j.iter().filter(|(n, t)| **n != e.node && long_up(n, **t)).count());
         if joined + 1 > copies as usize {

@@ -560,6 +560,9 @@ impl World {
     }
 
     fn note_event(&mut self, _node: usize, e: &Event) {
+        if matches!(e, Event::Decided(..) | Event::Accepted(..)) {
+            self.progress = self.now;
+        }
         let line = match e {
             Event::Election { why } => format!("election: {why}"),
             Event::Claimed(_) => "event: claimed".into(),
