@@ -75,7 +75,6 @@ pub(crate) struct Coord {
     pub(crate) hb_at: u64,
     pub(crate) beat: u64,
     pub(crate) reclaimed_at: u64,
-    pub(crate) dels: Vec<TaskId>,
     /// What followers say about their tasks before their records are here (T2).
     pub(crate) held: VecDeque<(Peer, Message)>,
     pub(crate) sched: Sched,
@@ -106,7 +105,6 @@ impl Coord {
             hb_at: now,
             beat: 0,
             reclaimed_at: now,
-            dels: Vec::new(),
             held: VecDeque::new(),
             sched: Sched::default(),
         }
@@ -311,12 +309,11 @@ impl Mesh {
 
     /// The end of a step: the writes so far are in batches up to `no`.
     pub(crate) fn coord_sealed(&mut self, no: u64) {
-        if let Some(c) = &mut self.co {
-            if c.sealed_seq < c.seq {
+        if let Some(c) = &mut self.co
+            && c.sealed_seq < c.seq {
                 c.sealed_seq = c.seq;
                 c.sealed.push_back((no, c.seq));
             }
-        }
     }
 
     pub(crate) fn coord_persisted(&mut self) {
