@@ -193,7 +193,9 @@ impl Mesh {
             let Some(need) = t.rec.need.clone() else { continue };
             t.sent = true;
             self.outbox.in_flight += 1;
-            let m = Submit { id, need, payload: t.rec.payload.clone(), submitted_at: t.rec.submitted_at, ext: Default::default() };
+            // What an earlier boot submitted may have been acknowledged there; nobody writes that down.
+            let again = t.acked || t.since.is_none();
+            let m = Submit { id, need, payload: t.rec.payload.clone(), submitted_at: t.rec.submitted_at, again, ext: Default::default() };
             self.send_durable(to, Message::Submit(m));
         }
     }
