@@ -229,6 +229,26 @@ impl Node {
         assert!(status.success(), "{} got SIGTERM and ended with {status}\n{}", self.name(), self.told());
         start.elapsed()
     }
+    /// SIGTERM at any moment of its life; however it ends, it ends.
+    ///
+    /// # Panics
+    /// When it does not end.
+    #[track_caller]
+    pub fn end_by_term(&self) {
+        self.pid().into_iter().for_each(|pid| signal(pid, Signal::TERM));
+        self.ended(crate::SHORT);
+    }
+    /// Waits until it coordinates a mesh of its own.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[track_caller]
+    pub fn settled_alone(&self) {
+        wait_until(&format!("{} coordinates", self.name()), LONG, || {
+            let status = self.status()?;
+            if status["role"] == "coordinator" { Ok(()) } else { Err(status["role"].to_string()) }
+        });
+    }
     /// A command on this home, to be completed and run.
     pub fn command(&self, args: impl IntoIterator<Item = impl AsRef<std::ffi::OsStr>>) -> Cli {
         Cli::new(self.home(), self.how.netns.as_deref()).args(args)
