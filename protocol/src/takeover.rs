@@ -269,9 +269,13 @@ impl Mesh {
                 }
                 let joined = reconcile(mine, &theirs);
                 if joined == *mine {
-                    return;
-                }
-                if joined == theirs {
+                    if theirs.ver > mine.ver {
+                        // Ours wins with a lower version, which no holder of theirs would take (W3).
+                        self.write(joined);
+                    } else {
+                        return;
+                    }
+                } else if joined == theirs {
                     let newer = theirs.ver > mine.ver;
                     if newer {
                         self.store_raw(theirs, bytes);

@@ -63,11 +63,11 @@ async fn perform(args: &BenchArgs, home: &Path, output: Output) -> Result<(), Fa
         && let Some(client) = running(home).await?
     {
         output.note(&format!("measuring the mesh of the node in {}", home.display()));
-        return measure(&client, args, output).await?.print(&output);
+        return measure(&client, args, output.clone()).await?.print(&output);
     }
     output.note("starting a mesh of three nodes on this machine for the bench");
     let mut nursery = Nursery::start(Plan { lost_after: Some(LOST_AFTER), ..Plan::default() }).await?;
-    match measure_own(&mut nursery, args, output).await {
+    match measure_own(&mut nursery, args, output.clone()).await {
         Ok(figures) => {
             nursery.stop().await;
             figures.print(&output)
@@ -94,8 +94,8 @@ async fn measure_own(nursery: &mut Nursery, args: &BenchArgs, output: Output) ->
     // A node that does not coordinate: the way of most tasks in a mesh.
     let follower = nursery.doors().look().await.into_iter().find(|(_, s)| s.view.role == "follower").map_or(0, |(i, _)| i);
     let client = nursery.doors().client(follower).ok_or_else(|| Failure::refused("a node of the bench is gone"))?;
-    let mut figures = measure(&client, args, output).await?;
-    let bar = bar(output, "takeovers", args.takeovers as usize);
+    let mut figures = measure(&client, args, output.clone()).await?;
+    let bar = bar(output.clone(), "takeovers", args.takeovers as usize);
     for _ in 0..args.takeovers {
         figures.takeover_ms.push(takeover(nursery).await?);
         bar.inc(1);
@@ -114,12 +114,12 @@ async fn measure(client: &Client, args: &BenchArgs, output: Output) -> Result<Fi
     let (tasks, singles, processes) = (args.tasks as usize, args.singles as usize, args.processes as usize);
 
     bulk(client, &no_op(), WARM_UP, &ProgressBar::hidden()).await?;
-    let bar_ = bar(output, "no-op tasks", tasks);
+    let bar_ = bar(output.clone(), "no-op tasks", tasks);
     let (took, copies) = bulk(client, &no_op(), tasks, &bar_).await?;
     bar_.finish_and_clear();
     let throughput_per_s = rate(tasks, took);
 
-    let bar_ = bar(output, "round trips", singles);
+    let bar_ = bar(output.clone(), "round trips", singles);
     let trips = round_trips(client, singles, &bar_).await?;
     bar_.finish_and_clear();
 
@@ -128,7 +128,7 @@ async fn measure(client: &Client, args: &BenchArgs, output: Output) -> Result<Fi
     let before = plain_loop(&program, processes).await?;
     let one = process();
     bulk(client, &one, WARM_UP_PROCESSES, &ProgressBar::hidden()).await?;
-    let bar_ = bar(output, "process tasks", processes);
+    let bar_ = bar(output.clone(), "process tasks", processes);
     let (took, copies_too) = bulk(client, &one, processes, &bar_).await?;
     bar_.finish_and_clear();
     let after = plain_loop(&program, processes).await?;
