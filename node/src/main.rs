@@ -1,6 +1,5 @@
 //! The program `clawmesh`.
 #![deny(unreachable_pub)]
-#![allow(dead_code, unused_imports)]
 mod api;
 mod bench;
 mod cli;

@@ -444,6 +444,7 @@ macro_rules! wire_enum {
     ($(#[$m:meta])* pub enum $name:ident { $($(#[$vm:meta])* $k:literal => $v:ident ( $t:ty )),* $(,)? }) => {
         $(#[$m])*
         #[derive(Debug, Clone, PartialEq, Eq)]
+        #[allow(clippy::large_enum_variant, reason = "messages are made, moved once and dropped")]
         pub enum $name {
             $($(#[$vm])* $v($t),)*
             /// A variant of a newer version: tag and encoded body.

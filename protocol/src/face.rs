@@ -348,7 +348,7 @@ pub struct NodeVerdict {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResultView {
     /// The task.
-    pub task: TaskView,
+    pub task: alloc::boxed::Box<TaskView>,
     /// An encoded [`crate::record::Captured`], in place or as a blob; none while the task has not ended.
     pub data: Option<DataView>,
     /// Where the attempt runs or ran: who to ask for its output and its blob.

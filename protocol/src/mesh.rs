@@ -142,6 +142,8 @@ pub struct Mesh {
     pub(crate) settings: Option<Settings>,
     pub(crate) blobs: BTreeSet<Hash>,
     pub(crate) fetching: BTreeMap<Hash, u64>,
+    /// Named by records of ours, and had by nobody in reach.
+    pub(crate) absent: BTreeSet<Hash>,
     pub(crate) parked: BTreeMap<Hash, Vec<(Peer, Message)>>,
 
     pub(crate) co: Option<Coord>,
@@ -225,6 +227,7 @@ impl Mesh {
             settings: None,
             blobs: recovered.blobs,
             fetching: BTreeMap::new(),
+            absent: BTreeSet::new(),
             parked: BTreeMap::new(),
             co: None,
             outbox: Outbox::default(),
@@ -420,6 +423,7 @@ impl Mesh {
         self.send(p, Message::Advert(advert));
         self.link_up_election(p);
         self.link_up_origin(p);
+        self.ask_absent(p);
     }
 
     fn on_closed(&mut self, p: Peer) {

@@ -327,17 +327,15 @@ impl Mesh {
     fn submit_result(&mut self, id: &TaskId, r: Result<Submitted, Refusal>) {
         let Some((req, i)) = self.outbox.batch_of.remove(id) else { return };
         let Some(b) = self.outbox.batches.get_mut(&req) else { return };
-        if let Some(slot) = b.results.get_mut(i) {
-            if slot.is_none() {
+        if let Some(slot) = b.results.get_mut(i)
+            && slot.is_none() {
                 *slot = Some(r);
                 b.left -= 1;
             }
-        }
-        if b.left == 0 {
-            if let Some(b) = self.outbox.batches.remove(&req) {
+        if b.left == 0
+            && let Some(b) = self.outbox.batches.remove(&req) {
                 self.reply(req, Reply::Submitted(b.results.into_iter().flatten().collect()));
             }
-        }
     }
 
     // ---- results (O2) ----

@@ -283,7 +283,7 @@ impl Mesh {
                 let live = r.live.last();
                 let last = r.past.last();
                 let view = ResultView {
-                    task: self.task_view(r),
+                    task: alloc::boxed::Box::new(self.task_view(r)),
                     data: o.map(|o| (&o.data).into()),
                     worker: o.and_then(|o| o.worker).or(live.map(|l| l.worker)).or(last.map(|p| p.worker)),
                     attempt: o.and_then(|o| o.attempt).or(live.map(|l| l.attempt)).or(last.map(|p| p.attempt)).map(|a| a.k),

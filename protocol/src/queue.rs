@@ -90,9 +90,6 @@ impl Queue {
     pub(crate) fn contains(&self, id: &TaskId) -> bool {
         self.tasks.contains_key(id)
     }
-    pub(crate) fn len(&self) -> usize {
-        self.tasks.len()
-    }
     pub(crate) fn ids(&self) -> impl Iterator<Item = &TaskId> {
         self.tasks.keys()
     }

@@ -756,6 +756,7 @@ impl Mesh {
         let Some(rec) = self.table.get(id).filter(|r| !r.terminal()) else { return };
         let mut rec = rec.clone();
         let worker = rec.live.iter().find(|l| l.attempt == attempt).map(|l| l.worker);
+        let returned_before = rec.past.last().is_some_and(|p| p.end == End::Returned && Some(p.worker) == worker);
         if !rec.end_live(attempt, end, exit, why, self.wall) {
             return;
         }
@@ -786,6 +787,8 @@ impl Mesh {
                     give_up = Some((End::Failed, "the worker crashed: whether the task finished is unknown".into()));
                 }
             }
+            // The same node again: it would be asked as fast as it can say no.
+            End::Returned if returned_before => delay = 500,
             _ => {}
         }
         if rec.cancel && give_up.is_none() && rec.live.is_empty() {

@@ -4,7 +4,7 @@
 use alloc::{collections::BTreeMap, collections::BTreeSet, string::String, vec, vec::Vec};
 
 use crate::{
-    ids::{Hash, Peer, ShortId, TaskId, Ver},
+    ids::{Hash, ShortId, TaskId, Ver},
     record::{Queued, Rec},
 };
 
@@ -157,9 +157,6 @@ impl Table {
     }
     pub(crate) fn by_short(&self, s: ShortId) -> Option<TaskId> {
         self.shorts.get(&s).copied()
-    }
-    pub(crate) fn of_origin(&self, peer: Peer) -> impl Iterator<Item = &Rec> {
-        self.map.values().map(|e| &e.rec).filter(move |r| r.id.origin.peer == peer)
     }
 
     /// Recomputes what is kept incrementally.

@@ -475,14 +475,14 @@ impl Mesh {
         for (id, attempt) in ours {
             let Some(live) = self.table.get(&id).and_then(|r| r.live.iter().find(|l| l.attempt == attempt)) else { continue };
             let (wboot, cancel) = (live.wboot, self.table.get(&id).is_some_and(|r| r.cancel));
-            if wboot != boot {
-                if !known.contains(&(id, attempt)) {
-                    self.end_attempt(&id, attempt, End::Returned, None, "the node restarted before it began");
-                }
+            let knows = known.contains(&(id, attempt));
+            if wboot != boot && !knows {
+                self.end_attempt(&id, attempt, End::Returned, None, "the node restarted before it began");
             } else if cancel {
                 self.effect(&id, Effect::Kill(id, attempt, from));
-            } else if !known.contains(&(id, attempt)) {
-                // The assignment was lost with the old link or the old coordinator: say it again.
+            } else if wboot != boot || !knows {
+                // The assignment, or the word that it never began, was lost with the old link or the old
+                // coordinator: say it again, the worker answers with what it knows.
                 self.effect(&id, Effect::Assign(id, attempt));
             }
         }

@@ -187,7 +187,7 @@ impl Fake {
             Query::Show(id) => found(&id, &|id, t| Answer::Task(Box::new(view(id, &t)))),
             Query::Result(id) => found(&id, &|id, t| {
                 let data = t.state.ended().then(|| t.data.clone());
-                Answer::Result(ResultView { task: view(id, &t), data, worker: Some(THERE), attempt: Some(1) })
+                Answer::Result(ResultView { task: Box::new(view(id, &t)), data, worker: Some(THERE), attempt: Some(1) })
             }),
             Query::Explain(id) => found(&id, &|id, t| {
                 Answer::Explain(ExplainView {

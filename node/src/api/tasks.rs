@@ -210,7 +210,7 @@ pub(super) async fn result(State(app): State<Arc<App>>, Path(id): Path<String>) 
         Some(data) if view.task.state.ended() => output(&app, data, view.worker).await?,
         _ => None,
     };
-    Ok(Json(Outcome { task: view.task, output, worker: view.worker, attempt: view.attempt }))
+    Ok(Json(Outcome { task: *view.task, output, worker: view.worker, attempt: view.attempt }))
 }
 
 /// `DELETE /tasks/{id}`.

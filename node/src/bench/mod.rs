@@ -53,24 +53,24 @@ const EXIT_INTERRUPTED: u8 = 130;
 /// outlive it.
 pub(crate) async fn run(args: BenchArgs, home: &Path, output: Output) -> Result<(), Failure> {
     tokio::select! {
-        done = perform(&args, home, output) => done,
+        done = perform(&args, home, &output) => done,
         () = interrupted() => Err(Failure::new(EXIT_INTERRUPTED, "interrupted", "interrupted; nodes started for the bench are stopped")),
     }
 }
 
-async fn perform(args: &BenchArgs, home: &Path, output: Output) -> Result<(), Failure> {
+async fn perform(args: &BenchArgs, home: &Path, output: &Output) -> Result<(), Failure> {
     if !args.own
         && let Some(client) = running(home).await?
     {
         output.note(&format!("measuring the mesh of the node in {}", home.display()));
-        return measure(&client, args, output.clone()).await?.print(&output);
+        return measure(&client, args, output).await?.print(output);
     }
     output.note("starting a mesh of three nodes on this machine for the bench");
     let mut nursery = Nursery::start(Plan { lost_after: Some(LOST_AFTER), ..Plan::default() }).await?;
-    match measure_own(&mut nursery, args, output.clone()).await {
+    match measure_own(&mut nursery, args, output).await {
         Ok(figures) => {
             nursery.stop().await;
-            figures.print(&output)
+            figures.print(output)
         }
         Err(e) => Err(nursery.failed(e)),
     }
@@ -90,12 +90,12 @@ async fn running(home: &Path) -> Result<Option<Client>, Failure> {
     }
 }
 
-async fn measure_own(nursery: &mut Nursery, args: &BenchArgs, output: Output) -> Result<Figures, Failure> {
+async fn measure_own(nursery: &mut Nursery, args: &BenchArgs, output: &Output) -> Result<Figures, Failure> {
     // A node that does not coordinate: the way of most tasks in a mesh.
     let follower = nursery.doors().look().await.into_iter().find(|(_, s)| s.view.role == "follower").map_or(0, |(i, _)| i);
     let client = nursery.doors().client(follower).ok_or_else(|| Failure::refused("a node of the bench is gone"))?;
-    let mut figures = measure(&client, args, output.clone()).await?;
-    let bar = bar(output.clone(), "takeovers", args.takeovers as usize);
+    let mut figures = measure(&client, args, output).await?;
+    let bar = bar(output, "takeovers", args.takeovers as usize);
     for _ in 0..args.takeovers {
         figures.takeover_ms.push(takeover(nursery).await?);
         bar.inc(1);
@@ -106,7 +106,7 @@ async fn measure_own(nursery: &mut Nursery, args: &BenchArgs, output: Output) ->
 }
 
 /// Everything but takeovers, through one node.
-async fn measure(client: &Client, args: &BenchArgs, output: Output) -> Result<Figures, Failure> {
+async fn measure(client: &Client, args: &BenchArgs, output: &Output) -> Result<Figures, Failure> {
     let program =
         which::which("true").map_err(|e| Failure::refused(format!("there is no program 'true' on this machine to start: {e}")))?;
     let view = client.status().await?.view;
@@ -114,12 +114,12 @@ async fn measure(client: &Client, args: &BenchArgs, output: Output) -> Result<Fi
     let (tasks, singles, processes) = (args.tasks as usize, args.singles as usize, args.processes as usize);
 
     bulk(client, &no_op(), WARM_UP, &ProgressBar::hidden()).await?;
-    let bar_ = bar(output.clone(), "no-op tasks", tasks);
+    let bar_ = bar(output, "no-op tasks", tasks);
     let (took, copies) = bulk(client, &no_op(), tasks, &bar_).await?;
     bar_.finish_and_clear();
     let throughput_per_s = rate(tasks, took);
 
-    let bar_ = bar(output.clone(), "round trips", singles);
+    let bar_ = bar(output, "round trips", singles);
     let trips = round_trips(client, singles, &bar_).await?;
     bar_.finish_and_clear();
 
@@ -128,7 +128,7 @@ async fn measure(client: &Client, args: &BenchArgs, output: Output) -> Result<Fi
     let before = plain_loop(&program, processes).await?;
     let one = process();
     bulk(client, &one, WARM_UP_PROCESSES, &ProgressBar::hidden()).await?;
-    let bar_ = bar(output.clone(), "process tasks", processes);
+    let bar_ = bar(output, "process tasks", processes);
     let (took, copies_too) = bulk(client, &one, processes, &bar_).await?;
     bar_.finish_and_clear();
     let after = plain_loop(&program, processes).await?;
@@ -272,7 +272,7 @@ async fn takeover(nursery: &mut Nursery) -> Result<f64, Failure> {
 }
 
 /// A bar on a terminal; nothing elsewhere.
-fn bar(output: Output, what: &'static str, n: usize) -> ProgressBar {
+fn bar(output: &Output, what: &'static str, n: usize) -> ProgressBar {
     if n == 0 {
         return ProgressBar::hidden();
     }

@@ -12,7 +12,7 @@ mod run;
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -42,7 +42,7 @@ use crate::{
     net::{Identity, Net, NetConfig, Ticket},
     output::{Failure, Mode, Output},
     skills::{Library, Root},
-    store::{self, Completion, HomeLock, LockError, Options, Store, StoreMetrics},
+    store::{Completion, HomeLock, LockError, Options, Store, StoreMetrics},
 };
 
 /// The mesh port that nodes on a tailnet are expected at.

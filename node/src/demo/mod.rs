@@ -57,22 +57,22 @@ const EXIT_INTERRUPTED: u8 = 130;
 /// interrupted.  No node is left running then.
 pub(crate) async fn run(args: DemoArgs, output: Output) -> Result<(), Failure> {
     tokio::select! {
-        done = perform(&args, output) => done,
+        done = perform(&args, &output) => done,
         () = interrupted() => Err(Failure::new(EXIT_INTERRUPTED, "interrupted", "interrupted; the three nodes are stopped and their files removed")),
     }
 }
 
-async fn perform(args: &DemoArgs, output: Output) -> Result<(), Failure> {
+async fn perform(args: &DemoArgs, output: &Output) -> Result<(), Failure> {
     output.note("starting three nodes on this machine, each a process with its own home and ports");
     let plan = Plan { dir: args.dir.clone(), lost_after: Some(LOST_AFTER), slots: Some(SLOTS), skills: true };
     let began = Instant::now();
     let mut nursery = Nursery::start(plan).await?;
     output.note(&format!("they found each other and agreed who coordinates: {} ms", began.elapsed().as_millis()));
-    let report = match story(&mut nursery, args.tasks as usize, output.clone()).await {
+    let report = match story(&mut nursery, args.tasks as usize, output).await {
         Ok(report) => report,
         Err(e) => return Err(nursery.failed(e)),
     };
-    report.print(&output)?;
+    report.print(output)?;
     if let Some(trouble) = report.trouble() {
         return Err(nursery.failed(Failure::refused(trouble)));
     }
@@ -86,7 +86,7 @@ async fn perform(args: &DemoArgs, output: Output) -> Result<(), Failure> {
 }
 
 /// Submits, kills, waits, and counts.
-async fn story(nursery: &mut Nursery, tasks: usize, output: Output) -> Result<Report, Failure> {
+async fn story(nursery: &mut Nursery, tasks: usize, output: &Output) -> Result<Report, Failure> {
     let material = Material::gather(&nursery.work()).map_err(|e| Failure::refused(format!("cannot write files for the tasks: {e}")))?;
     let mut items = material.tasks(tasks);
     // Submitted right after the coordinator's death, to see when the mesh takes tasks again.
@@ -96,7 +96,7 @@ async fn story(nursery: &mut Nursery, tasks: usize, output: Output) -> Result<Re
     let files = if material.repository { "files of this repository" } else { "texts written for it" };
     output.note(&format!("submitting {tasks} tasks (commands, two skills, an echo) on {files} through all three nodes"));
     let doors = nursery.doors().clone();
-    let progress = Progress::new(output, tasks as u64);
+    let progress = Progress::new(output.clone(), tasks as u64);
     let watch = Watch::default();
     let pump = Pump::new(doors.clone(), items);
     let start = Instant::now();
@@ -279,7 +279,7 @@ fn verdict(expected: &Expected, stdout: &str) -> Option<String> {
 }
 
 /// Leaves a mesh of three and says what to type.
-async fn keep(mut nursery: Nursery, output: Output) -> Result<(), Failure> {
+async fn keep(mut nursery: Nursery, output: &Output) -> Result<(), Failure> {
     let up = nursery.doors().up();
     for index in (0..NAMES.len()).filter(|i| !up.contains(i)) {
         if let Err(e) = nursery.restart(index).await {

@@ -157,7 +157,7 @@ mod tests {
         Problem {
             code: "invalid".into(),
             status: 400,
-            title: String::new(),
+            title: "".into(),
             detail: detail.into(),
             next: String::new(),
             candidates: Vec::new(),

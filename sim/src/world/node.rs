@@ -372,7 +372,7 @@ impl World {
             return;
         }
         let changed = p.promised != c.probe.promised || p.serving != c.probe.serving || p.epoch != c.probe.epoch;
-        c.probe = p.clone();
+        c.probe = p;
         if changed {
             let serving = p.epoch.filter(|_| p.serving);
             self.see(node, Fact::Probe { promised: p.promised, serving });
