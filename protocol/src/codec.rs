@@ -244,7 +244,7 @@ impl Wire for i32 {
     fn put(&self, e: &mut Enc<'_>) {
         match u64::try_from(*self) {
             Ok(v) => e.head(Header::Positive(v)),
-            Err(_) => e.head(Header::Negative(u64::from((-1i64 - i64::from(*self)).unsigned_abs()))),
+            Err(_) => e.head(Header::Negative((-1i64 - i64::from(*self)).unsigned_abs())),
         }
     }
     fn take(d: &mut Dec<'_>) -> Result<Self, Malformed> {

@@ -223,7 +223,7 @@ impl Mesh {
             let t = r.deadline;
             return self.wake_at(t);
         }
-        if !answered && !self.view.members.is_empty() && self.view.linked().next().is_none() && !self.all_left() {
+        if !answered && (self.seeded || !self.view.members.is_empty()) && self.view.linked().next().is_none() && !self.all_left() {
             // E4: nobody answered.  Two seconds more for somebody to turn up, then claim alone.
             let since = *self.alone_since.get_or_insert(self.now);
             if self.now < since + 2_000 {
@@ -244,7 +244,7 @@ impl Mesh {
     }
 
     fn all_left(&self) -> bool {
-        self.view.members.values().all(crate::view::Member::left)
+        !self.view.members.is_empty() && self.view.members.values().all(crate::view::Member::left)
     }
 
     pub(crate) fn on_pre(&mut self, from: Peer, p: Pre) {

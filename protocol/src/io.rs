@@ -46,6 +46,8 @@ pub enum Input {
     Facts(Facts),
     /// What this node can do now.
     Skills(Catalogue),
+    /// Where this node's mesh port can be reached, as multiaddrs.
+    Addresses(Vec<String>),
 }
 
 /// How a process ended.
@@ -108,6 +110,8 @@ pub enum Output {
     Kill(TaskId, Attempt),
     /// Get this blob from one of these peers, in this order.
     Fetch(Hash, u64, Vec<Peer>),
+    /// Try to reach this member at these multiaddrs: others hear it, this node has no link to it.
+    Dial(Peer, Vec<String>),
     /// Nobody needs this blob any more.
     DropBlob(Hash),
     /// The answer to a local program.

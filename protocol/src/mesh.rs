@@ -115,6 +115,10 @@ pub struct Mesh {
     pub(crate) facts_at: u64,
     pub(crate) catalogue: Catalogue,
     pub(crate) draining: bool,
+    /// Where the mesh port can be reached.
+    addresses: Vec<String>,
+    /// This node was told of others, although it knows none yet: it does not claim at once (E4).
+    pub(crate) seeded: bool,
     advert_at: u64,
     advert_beat: u64,
 
@@ -138,6 +142,8 @@ pub struct Mesh {
     pub(crate) settings: Option<Settings>,
     pub(crate) blobs: BTreeSet<Hash>,
     pub(crate) fetching: BTreeMap<Hash, u64>,
+    /// Named by records of ours, and had by nobody in reach.
+    pub(crate) absent: BTreeSet<Hash>,
     pub(crate) parked: BTreeMap<Hash, Vec<(Peer, Message)>>,
 
     pub(crate) co: Option<Coord>,
@@ -199,6 +205,8 @@ impl Mesh {
             facts_at: awake,
             catalogue: Catalogue::empty(),
             draining: false,
+            addresses: Vec::new(),
+            seeded: false,
             advert_at: 0,
             advert_beat: 0,
             leader: None,
@@ -219,6 +227,7 @@ impl Mesh {
             settings: None,
             blobs: recovered.blobs,
             fetching: BTreeMap::new(),
+            absent: BTreeSet::new(),
             parked: BTreeMap::new(),
             co: None,
             outbox: Outbox::default(),
@@ -294,6 +303,10 @@ impl Mesh {
                 self.facts_at = self.now;
             }
             Input::Skills(c) => self.on_skills(c),
+            Input::Addresses(a) => {
+                self.addresses = a.into_iter().filter(|a| a.len() <= 128).take(8).collect();
+                self.advert_soon();
+            }
         }
         self.drain_own();
         if self.now >= self.wake {
@@ -410,6 +423,7 @@ impl Mesh {
         self.send(p, Message::Advert(advert));
         self.link_up_election(p);
         self.link_up_origin(p);
+        self.ask_absent(p);
     }
 
     fn on_closed(&mut self, p: Peer) {
@@ -465,7 +479,7 @@ impl Mesh {
         (self.view.members.len() as u64 * 100).clamp(2_000, 30_000)
     }
 
-    fn advert(&mut self) -> Advert {
+    pub(crate) fn advert(&mut self) -> Advert {
         self.advert_beat += 1;
         let f = &self.facts;
         Advert {
@@ -498,6 +512,7 @@ impl Mesh {
             proto_min: PROTO,
             proto_max: PROTO,
             beat: self.advert_beat,
+            mesh: self.addresses.clone(),
             ext: Default::default(),
         }
     }
@@ -518,7 +533,7 @@ impl Mesh {
     }
 
     fn on_advert(&mut self, from: Peer, a: Advert) {
-        if a.peer != from || a.name.len() > 256 || a.labels.len() > 64 || a.addresses.len() > 16 {
+        if a.peer != from || a.name.len() > 256 || a.labels.len() > 64 || a.addresses.len() > 16 || a.mesh.len() > 8 {
             return self.event(Event::Dropped("advert"));
         }
         let now = self.now;
@@ -530,6 +545,10 @@ impl Mesh {
             m.bye = None;
         }
         let hash = a.skills;
+        let dial = (!m.linked && !a.mesh.is_empty() && now >= m.dialled_at + 5_000).then(|| a.mesh.clone());
+        if dial.is_some() {
+            m.dialled_at = now;
+        }
         let renamed = m.name != a.name;
         m.name.clone_from(&a.name);
         (m.advert_at, m.heard_at) = (now, now);
@@ -540,6 +559,9 @@ impl Mesh {
         let ask = m.linked && have != Some(hash) && m.asked != Some(hash);
         if ask {
             m.asked = Some(hash);
+        }
+        if let Some(addrs) = dial {
+            self.output(Output::Dial(from, addrs));
         }
         if renamed {
             self.remember(from);
@@ -798,6 +820,11 @@ impl Mesh {
         if p != self.me {
             self.view.entry(p);
         }
+    }
+
+    /// This node was given addresses of others: it waits for them before it claims alone (E4).
+    pub fn expect_others(&mut self) {
+        self.seeded = true;
     }
 
     /// Who leads, as far as this node knows.

@@ -105,6 +105,8 @@ wire_struct! {
         28 => proto_max: u32,
         /// Rises with every advert of this boot.
         29 => beat: u64,
+        /// Where its mesh port can be reached, as multiaddrs; at most 8.
+        30 => mesh: Vec<String>,
     }
 }
 
@@ -206,6 +208,8 @@ wire_struct! {
         6 => settings: Option<Settings>,
         /// The follower holds all that the coordinator holds once this is durable.
         7 => synced: bool,
+        /// Blobs that these records name and nobody in reach has (W4): don't wait for them.
+        8 => missing: Vec<Hash>,
     }
 }
 wire_struct! {

@@ -352,10 +352,14 @@ impl Mesh {
             return self.event(Event::Dropped("deliver_for_another"));
         }
         let Some(t) = self.outbox.tasks.get_mut(&id) else {
-            if self.below_floor(&id) || self.outbox.recent.contains_key(&id) {
+            if let Some(outcome) = self.outbox.recent.get(&id).cloned() {
                 // We were done with it before; the coordinator only lacks our word.
-                let outcome = self.outbox.recent.get(&id).cloned().unwrap_or(d.outcome);
                 self.send(from, Message::Delivered(Delivered { id, outcome, ext: Default::default() }));
+            } else if self.below_floor(&id) {
+                // So it is here, but what we accepted is forgotten, and it need not be this: our floor
+                // says all that is true (O2).
+                let advert = self.advert();
+                self.send(from, Message::Advert(advert));
             } else {
                 self.event(Event::Dropped("deliver_of_unknown"));
             }

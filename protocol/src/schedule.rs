@@ -577,6 +577,9 @@ impl Mesh {
                 self.send(worker, Message::Assign(m));
             }
             Effect::Kill(id, attempt, worker) => self.send(worker, Message::Kill(Kill { epoch, id, attempt, ext: Default::default() })),
+            Effect::Deliver(id) if !self.reads(id.origin.peer) => {
+                // It is told when its records are here: it may hold the proof of what it has accepted.
+            }
             Effect::Deliver(id) => {
                 let Some(outcome) = self.table.get(&id).and_then(|r| r.outcome.clone()) else { return };
                 self.send(id.origin.peer, Message::Deliver(Deliver { epoch, id, outcome, ext: Default::default() }));
@@ -753,6 +756,7 @@ impl Mesh {
         let Some(rec) = self.table.get(id).filter(|r| !r.terminal()) else { return };
         let mut rec = rec.clone();
         let worker = rec.live.iter().find(|l| l.attempt == attempt).map(|l| l.worker);
+        let returned_before = rec.past.last().is_some_and(|p| p.end == End::Returned && Some(p.worker) == worker);
         if !rec.end_live(attempt, end, exit, why, self.wall) {
             return;
         }
@@ -783,6 +787,8 @@ impl Mesh {
                     give_up = Some((End::Failed, "the worker crashed: whether the task finished is unknown".into()));
                 }
             }
+            // The same node again: it would be asked as fast as it can say no.
+            End::Returned if returned_before => delay = 500,
             _ => {}
         }
         if rec.cancel && give_up.is_none() && rec.live.is_empty() {
@@ -948,6 +954,13 @@ impl Mesh {
     pub(crate) fn deliver_to(&mut self, origin: Peer) {
         let list: Vec<TaskId> = self.co.as_ref().and_then(|c| c.sched.undelivered.get(&origin)).into_iter().flatten().copied().collect();
         for id in list {
+            if self.below_floor(&id) {
+                // Its origin is done with it.
+                if let Some(u) = self.co.as_mut().and_then(|c| c.sched.undelivered.get_mut(&origin)) {
+                    u.remove(&id);
+                }
+                continue;
+            }
             self.effect(&id, Effect::Deliver(id));
         }
     }

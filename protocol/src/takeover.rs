@@ -269,9 +269,13 @@ impl Mesh {
                 }
                 let joined = reconcile(mine, &theirs);
                 if joined == *mine {
-                    return;
-                }
-                if joined == theirs {
+                    if theirs.ver > mine.ver {
+                        // Ours wins with a lower version, which no holder of theirs would take (W3).
+                        self.write(joined);
+                    } else {
+                        return;
+                    }
+                } else if joined == theirs {
                     let newer = theirs.ver > mine.ver;
                     if newer {
                         self.store_raw(theirs, bytes);
@@ -286,6 +290,26 @@ impl Mesh {
         }
         if serving {
             self.sched_refresh(&id);
+            self.resume(&id);
+        }
+    }
+
+    /// A record that came with a late follower: what it owes to nodes that joined before is said now,
+    /// because they have said their part already (T6).
+    fn resume(&mut self, id: &TaskId) {
+        let Some(rec) = self.table.get(id) else { return };
+        if rec.terminal() {
+            if !rec.delivered && !self.below_floor(id) {
+                self.effect(id, Effect::Deliver(*id));
+            }
+            return;
+        }
+        let cancel = rec.cancel;
+        for l in rec.live.clone() {
+            if self.reads(l.worker) {
+                let e = if cancel { Effect::Kill(*id, l.attempt, l.worker) } else { Effect::Assign(*id, l.attempt) };
+                self.effect(id, e);
+            }
         }
     }
 
@@ -316,6 +340,11 @@ impl Mesh {
         self.drain_held();
         self.release();
         self.advert_soon();
+    }
+
+    /// This node serves and has pulled all that `p` holds.
+    pub(crate) fn reads(&self, p: Peer) -> bool {
+        self.co.as_ref().is_some_and(|c| c.serving() && (p == self.me || c.followers.get(&p).is_some_and(|f| f.stage != Stage::Pulling)))
     }
 
     /// T2: what a node says about its tasks is only understood when its records are here: a result it has
@@ -446,14 +475,14 @@ impl Mesh {
         for (id, attempt) in ours {
             let Some(live) = self.table.get(&id).and_then(|r| r.live.iter().find(|l| l.attempt == attempt)) else { continue };
             let (wboot, cancel) = (live.wboot, self.table.get(&id).is_some_and(|r| r.cancel));
-            if wboot != boot {
-                if !known.contains(&(id, attempt)) {
-                    self.end_attempt(&id, attempt, End::Returned, None, "the node restarted before it began");
-                }
+            let knows = known.contains(&(id, attempt));
+            if wboot != boot && !knows {
+                self.end_attempt(&id, attempt, End::Returned, None, "the node restarted before it began");
             } else if cancel {
                 self.effect(&id, Effect::Kill(id, attempt, from));
-            } else if !known.contains(&(id, attempt)) {
-                // The assignment was lost with the old link or the old coordinator: say it again.
+            } else if wboot != boot || !knows {
+                // The assignment, or the word that it never began, was lost with the old link or the old
+                // coordinator: say it again, the worker answers with what it knows.
                 self.effect(&id, Effect::Assign(id, attempt));
             }
         }

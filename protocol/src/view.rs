@@ -52,6 +52,8 @@ pub(crate) struct Member {
     /// Its `PreHigher` is ignored until then (E5).
     pub(crate) penalty_until: u64,
     pub(crate) penalties: u32,
+    /// Awake ms when the driver was asked to dial it.
+    pub(crate) dialled_at: u64,
 }
 
 impl Member {

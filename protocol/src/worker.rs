@@ -172,8 +172,15 @@ impl Mesh {
             }
             return;
         }
-        if self.worker.settled.contains(&key) || self.below_floor(&a.id) {
+        if self.below_floor(&a.id) {
             return self.event(Event::Dropped("settled_assign"));
+        }
+        if self.worker.settled.contains(&key) {
+            // Another coordinator has its result, and this one can't know it: all we can say is that it
+            // must not wait for us.
+            let why = "its result was settled with another coordinator, and is not known here";
+            let outcome = self.outcome_of(a.attempt, End::Lost, None, why, Data::EMPTY, 0);
+            return self.send(from, Message::Report(Report { id: a.id, attempt: a.attempt, outcome, ext: Default::default() }));
         }
         if let Some(why) = self.unfit(&a) {
             return self.send(from, Message::Refuse(Refuse { id: a.id, attempt: a.attempt, why, ext: Default::default() }));

@@ -19,6 +19,9 @@ use crate::{
     takeover::{Follower, Stage},
 };
 
+/// Most blobs given up at once; beyond it, writes wait again.
+const ABSENT_MAX: usize = 1_024;
+
 /// Where a coordinator stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -161,7 +164,7 @@ impl Mesh {
         c.seq += 1;
         let seq = c.seq;
         rec.ver = Ver { epoch: c.epoch, seq };
-        let missing: BTreeSet<Hash> = rec.blobs().filter(|h| !self.blobs.contains(h)).collect();
+        let missing: BTreeSet<Hash> = rec.blobs().filter(|h| !self.blobs.contains(h) && !self.absent.contains(h)).collect();
         if !missing.is_empty() {
             c.own_blobs.insert(seq, missing.clone());
         }
@@ -359,6 +362,7 @@ impl Mesh {
         for (p, f) in c.followers.iter_mut().filter(|(_, f)| f.streams()) {
             while f.in_flight() < REPL_WINDOW && (!f.queue.is_empty() || !f.told_synced || !f.dels.is_empty()) {
                 let mut recs: BTreeMap<TaskId, Blob> = BTreeMap::new();
+                let mut missing: BTreeSet<Hash> = BTreeSet::new();
                 let mut size = 0;
                 while let Some((seq, id)) = f.queue.front().copied() {
                     if recs.len() >= ITEMS_MAX || size >= BYTES_MAX {
@@ -372,6 +376,7 @@ impl Mesh {
                     if let Some(b) = self.table.bytes(&id) {
                         size += b.len();
                         recs.insert(id, Blob(b.into()));
+                        missing.extend(self.table.get(&id).into_iter().flat_map(Rec::blobs).filter(|h| self.absent.contains(h)));
                     }
                 }
                 let synced = f.queue.is_empty();
@@ -387,7 +392,8 @@ impl Mesh {
                 let dels = core::mem::take(&mut f.dels);
                 let floors = core::mem::take(&mut f.floors);
                 let settings = f.settings.take();
-                let w = Write { epoch, upto, recs: recs.into_values().collect(), dels, floors, settings, synced, ext: Default::default() };
+                let (recs, missing) = (recs.into_values().collect(), missing.into_iter().collect());
+                let w = Write { epoch, upto, recs, dels, floors, settings, synced, missing, ext: Default::default() };
                 sends.push((*p, w));
             }
         }
@@ -426,7 +432,7 @@ impl Mesh {
         for raw in w.recs {
             match crate::record::decode_rec(&raw.0) {
                 Ok(rec) => {
-                    blobs.extend(rec.blobs().filter(|h| !self.blobs.contains(h)));
+                    blobs.extend(rec.blobs().filter(|h| !self.blobs.contains(h) && !w.missing.contains(h)));
                     self.apply(rec, raw.0, from);
                 }
                 Err(_) => self.event(Event::Alarm("bad_record")),
@@ -526,9 +532,11 @@ impl Mesh {
         self.fetching.remove(&hash);
         if !ok {
             self.event(Event::Dropped("blob"));
+            self.give_up_blob(hash);
             return self.worker_blob(hash, false);
         }
         self.blobs.insert(hash);
+        self.blob_is_back(hash);
         self.send_acks();
         self.coord_blob(hash);
         for (from, msg) in self.parked.remove(&hash).unwrap_or_default() {
@@ -539,6 +547,35 @@ impl Mesh {
             }
         }
         self.worker_blob(hash, true);
+    }
+
+    /// Nobody in reach has a blob that an inherited record names.  Its record counts without it:
+    /// otherwise one lost output would keep every later write from becoming stable.
+    fn give_up_blob(&mut self, hash: Hash) {
+        let waits = self.co.as_ref().is_some_and(|c| c.own_blobs.values().any(|s| s.contains(&hash)));
+        if waits && self.absent.len() < ABSENT_MAX {
+            self.absent.insert(hash);
+            self.event(Event::Alarm("blob_absent"));
+            self.coord_blob(hash);
+        }
+    }
+
+    /// A blob that was given up has come: its records are written again, so that the replicas get it.
+    fn blob_is_back(&mut self, hash: Hash) {
+        if !self.absent.remove(&hash) || self.co.is_none() {
+            return;
+        }
+        let list: Vec<Rec> = self.table.iter().filter(|r| r.blobs().any(|h| h == hash)).cloned().collect();
+        for rec in list {
+            self.write(rec);
+        }
+    }
+
+    /// Somebody new may have what was given up.
+    pub(crate) fn ask_absent(&mut self, p: Peer) {
+        for h in self.absent.clone() {
+            self.fetch(h, &[p]);
+        }
     }
 
     fn drop_blob(&mut self, hash: Hash) {
@@ -555,6 +592,10 @@ impl Mesh {
         let stale: Vec<Hash> = self.fetching.iter().filter(|(_, t)| now >= **t + 10_000).map(|(h, _)| *h).collect();
         for h in &stale {
             self.fetching.remove(h);
+        }
+        let slow: Vec<Hash> = self.fetching.iter().filter(|(_, t)| now >= **t + T_FEWER_MS).map(|(h, _)| *h).collect();
+        for h in slow {
+            self.give_up_blob(h);
         }
         let wanted: BTreeSet<Hash> = self
             .acks
@@ -823,6 +864,7 @@ impl Mesh {
     pub(crate) fn step_down(&mut self, why: &'static str) {
         if let Some(c) = self.co.take() {
             self.parked.clear();
+            self.absent.clear();
             self.event(Event::SteppedDown(c.epoch, why));
         }
     }

@@ -1,4 +1,5 @@
 //! A fixed set of worlds, the seeds that once went wrong, and the proof that a seed means one run.
+#![allow(clippy::expect_used, clippy::panic, reason = "a test; clippy only knows those inside #[test]")]
 
 use clawmesh_sim::{
     plan::{Fixed, Profile},

@@ -100,6 +100,8 @@ impl Driver {
             failed: None,
         };
         d.act(first);
+        let addrs = super::reachable(&d.hands.net).iter().map(ToString::to_string).collect();
+        d.feed(Input::Addresses(addrs));
         d
     }
 
@@ -214,6 +216,7 @@ impl Driver {
                 self.hands.exec.kill(&run::key(&id, &attempt), reason);
             }
             Output::Fetch(hash, max, from) => self.fetch(hash, max, from),
+            Output::Dial(peer, addrs) => self.dial(peer, addrs),
             Output::DropBlob(hash) => {
                 let store = self.hands.store.clone();
                 tokio::task::spawn_blocking(move || {
@@ -305,14 +308,27 @@ impl Driver {
                 tracing::error!(peer = %Peer(peer), "two processes run with one node's key: a home directory was copied; stop one, delete its 'node.key', and start it again");
             }
             NetEvent::Subscribed { .. } => self.feed(Input::Tick),
-            NetEvent::Listening { addr } => tracing::debug!(%addr, "listening"),
-            NetEvent::Unlistening { addr } => tracing::debug!(%addr, "no longer listening"),
+            NetEvent::Listening { .. } | NetEvent::Unlistening { .. } => {
+                let addrs = super::reachable(&self.hands.net).iter().map(ToString::to_string).collect();
+                self.feed(Input::Addresses(addrs));
+            }
         }
     }
 
     fn malformed(&self, peer: [u8; 32], e: &codec::Malformed) {
         self.hands.figures.malformed();
         tracing::debug!(peer = %Peer(peer), error = %e, "a malformed message was dropped");
+    }
+
+    fn dial(&self, peer: Peer, addrs: Vec<String>) {
+        let Some(id) = crate::net::peer_id(&peer.0) else { return };
+        let net = self.hands.net.clone();
+        let addrs: Vec<libp2p::Multiaddr> = addrs.iter().filter_map(|a| a.parse::<libp2p::Multiaddr>().ok()?.with_p2p(id).ok()).collect();
+        tokio::spawn(async move {
+            for a in addrs {
+                net.dial(a).await;
+            }
+        });
     }
 
     fn fetch(&self, hash: Hash, max: u64, from: Vec<Peer>) {

@@ -24,7 +24,7 @@ use clawmesh_protocol::{
     io::{Input, Recovered},
     mesh::{Mesh, Side},
 };
-use libp2p::Multiaddr;
+use libp2p::{Multiaddr, multiaddr::Protocol};
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -54,7 +54,7 @@ const FACTS_EVERY: Duration = Duration::from_secs(5);
 /// How often the skill folders and the disk's free space are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Addresses in a ticket.
-const TICKET_ADDRS: usize = 6;
+const TICKET_ADDRS: usize = 4;
 
 /// Runs a node until it is stopped.
 ///
@@ -87,11 +87,44 @@ pub(crate) fn ticket(home: &Path) -> Result<String, Failure> {
 fn ticket_now(home: &Path, net: &Net, me: Peer) -> Option<String> {
     let mut t = home::mesh(home).ok()??;
     let id = crate::net::peer_id(&me.0)?;
-    let mut addrs: Vec<Multiaddr> = net.addresses();
-    // What other machines can reach comes first; 127.0.0.1 serves several nodes on one machine.
-    addrs.sort_by_key(|a| a.to_string().contains("/127.0.0.1/"));
-    t.addrs = addrs.into_iter().take(TICKET_ADDRS).filter_map(|a| a.with_p2p(id).ok()).collect();
+    let mut addrs = reachable(net);
+    addrs.truncate(TICKET_ADDRS);
+    // 127.0.0.1 serves several nodes on one machine.
+    addrs.extend(net.addresses().into_iter().filter(|a| is_loopback(a) && is_v4(a)));
+    addrs.dedup();
+    t.addrs = addrs.into_iter().filter_map(|a| a.with_p2p(id).ok()).collect();
     Some(t.to_string())
+}
+
+/// Where other machines may reach this node; on a machine without a network, its loopback.
+fn reachable(net: &Net) -> Vec<Multiaddr> {
+    let all = net.addresses();
+    let out: Vec<Multiaddr> = all.iter().filter(|a| !is_loopback(a) && !is_link_local(a)).cloned().collect();
+    if out.is_empty() { all.into_iter().filter(|a| is_v4(a)).collect() } else { out }
+}
+
+fn first_part(a: &Multiaddr) -> Option<Protocol<'_>> {
+    a.iter().next()
+}
+
+fn is_v4(a: &Multiaddr) -> bool {
+    matches!(first_part(a), Some(Protocol::Ip4(_)))
+}
+
+fn is_loopback(a: &Multiaddr) -> bool {
+    match first_part(a) {
+        Some(Protocol::Ip4(ip)) => ip.is_loopback(),
+        Some(Protocol::Ip6(ip)) => ip.is_loopback(),
+        _ => false,
+    }
+}
+
+fn is_link_local(a: &Multiaddr) -> bool {
+    match first_part(a) {
+        Some(Protocol::Ip4(ip)) => ip.is_link_local(),
+        Some(Protocol::Ip6(ip)) => ip.is_unicast_link_local(),
+        _ => false,
+    }
 }
 
 /// Which mesh this home belongs to: the one it knows, the ticket's, or a new one.
@@ -239,6 +272,7 @@ async fn node(args: UpArgs, output: Output) -> Result<(), Failure> {
     let slots = args.slots.unwrap_or(facts.cpu_count);
 
     let known = home::peers(&home_dir);
+    let expects_others = !mesh_ticket.addrs.is_empty() || !seeds.is_empty();
     let net_config = NetConfig {
         identity,
         key: mesh_ticket.key,
@@ -274,6 +308,9 @@ async fn node(args: UpArgs, output: Output) -> Result<(), Failure> {
     let mut mesh = Mesh::new(config, recovered, clock::now(), rand::random(), &mut first);
     for k in known.iter().filter(|k| k.peer != me) {
         mesh.remember_peer(k.peer);
+    }
+    if expects_others {
+        mesh.expect_others();
     }
     mesh.handle(clock::now(), Input::Facts(run::facts(&facts)), &mut first);
     let shelf: run::Shelf = Arc::default();

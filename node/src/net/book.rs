@@ -238,18 +238,18 @@ impl Book {
         }
     }
 
-    /// A dial failed. Returns the number of failures in a row.
-    pub(super) fn failed(&mut self, conn: ConnectionId, now: Instant) -> u32 {
+    /// Dials under way.
+    #[cfg(test)]
+    pub(super) fn dialing(&self) -> usize {
+        self.dials.len()
+    }
+
+    /// A dial failed.
+    pub(super) fn failed(&mut self, conn: ConnectionId, now: Instant) {
         match self.dials.remove(&conn) {
-            Some(Dialing::Peer(peer)) => {
-                self.peer_failed(peer, now);
-                self.peers.get(&peer).map_or(0, |e| e.schedule.failures)
-            }
-            Some(Dialing::Place(addr)) => {
-                self.place_failed(&addr, now);
-                self.places.get(&addr).map_or(0, |p| p.schedule.failures)
-            }
-            None => 0,
+            Some(Dialing::Peer(peer)) => self.peer_failed(peer, now),
+            Some(Dialing::Place(addr)) => self.place_failed(&addr, now),
+            None => {}
         }
     }
 
@@ -411,7 +411,7 @@ impl Entry {
     /// Returns whether it is new.
     fn add(&mut self, addr: Multiaddr) -> bool {
         let (addr, _) = split_peer(addr);
-        if self.addrs.contains(&addr) || !dialable(&addr) {
+        if self.addrs.contains(&addr) || !is_dialable(&addr) {
             return false;
         }
         self.addrs.push_front(addr);
@@ -445,7 +445,7 @@ pub(super) fn is_loopback(addr: &Multiaddr) -> bool {
 }
 
 /// `/ip…/…/tcp/…` with a real address and port; nothing else is ever dialed.
-fn dialable(addr: &Multiaddr) -> bool {
+pub(super) fn is_dialable(addr: &Multiaddr) -> bool {
     let mut parts = addr.iter();
     let host = match parts.next() {
         Some(Protocol::Ip4(ip)) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast(),

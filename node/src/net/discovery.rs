@@ -12,7 +12,10 @@ use rand::RngExt;
 use serde::Deserialize;
 use tokio::{io::AsyncReadExt, process::Command, sync::mpsc, time::timeout};
 
-use super::metrics::Counters;
+use super::{book::Trust, metrics::Counters};
+
+/// Addresses without peer ids, and how much they are believed.
+pub(super) type Found = (Trust, Vec<Multiaddr>);
 
 /// mDNS, or nothing where there is no multicast or the user does not want it.
 pub(super) fn mdns(enabled: bool, local: PeerId) -> Toggle<mdns::tokio::Behaviour> {
@@ -32,12 +35,59 @@ pub(super) fn mdns(enabled: bool, local: PeerId) -> Toggle<mdns::tokio::Behaviou
     }
 }
 
+/// Whether this address begins with a name that must be looked up first.
+pub(super) fn is_named(addr: &Multiaddr) -> bool {
+    name_and_port(addr).is_some()
+}
+
+/// Looks up the name in a seed's address (`/dns4/host/tcp/8889`), again and again, as the answer may change, and sends the addresses
+/// on `found`. Ends when nobody listens any more.
+pub(super) async fn resolve(seed: Multiaddr, found: mpsc::Sender<Found>) {
+    let Some((name, port)) = name_and_port(&seed) else {
+        return;
+    };
+    loop {
+        match timeout(
+            LOOKUP_TIMEOUT,
+            tokio::net::lookup_host((name.as_str(), port)),
+        )
+        .await
+        {
+            Ok(Ok(answers)) => {
+                let addrs = answers
+                    .take(LOOKUP_MAX)
+                    .map(|a| multiaddr(a.ip(), port))
+                    .collect();
+                if found.send((Trust::Seed, addrs)).await.is_err() {
+                    return;
+                }
+            }
+            Ok(Err(e)) => tracing::debug!(name, error = %e, "the name of a seed was not found"),
+            Err(_) => tracing::debug!(name, "no answer about the name of a seed"),
+        }
+        let pause =
+            rand::rng().random_range(LOOKUP_PERIOD.mul_f32(0.8)..LOOKUP_PERIOD.mul_f32(1.2));
+        tokio::time::sleep(pause).await;
+    }
+}
+
+fn name_and_port(addr: &Multiaddr) -> Option<(String, u16)> {
+    let mut parts = addr.iter();
+    match (parts.next()?, parts.next()?) {
+        (
+            Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name),
+            Protocol::Tcp(port),
+        ) => Some((name.into_owned(), port)),
+        _ => None,
+    }
+}
+
 /// Asks the Tailscale client for the peers that are online, again and again, and sends their addresses on `found`.
 /// Ends when the program does not exist or nobody listens any more.
 pub(super) async fn tailscale(
     command: PathBuf,
     ports: Vec<u16>,
-    found: mpsc::Sender<Vec<Multiaddr>>,
+    found: mpsc::Sender<Found>,
     counters: Counters,
 ) {
     loop {
@@ -47,7 +97,7 @@ pub(super) async fn tailscale(
                     .iter()
                     .flat_map(|ip| ports.iter().map(|port| multiaddr(*ip, *port)))
                     .collect();
-                if found.send(addrs).await.is_err() {
+                if found.send((Trust::Guess, addrs)).await.is_err() {
                     return;
                 }
             }
@@ -136,6 +186,10 @@ struct TailscalePeer {
     ips: Option<Vec<IpAddr>>,
 }
 
+/// A container that was restarted has another address; nobody waits longer for it than this.
+const LOOKUP_PERIOD: Duration = Duration::from_secs(15);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
+const LOOKUP_MAX: usize = 64;
 const TAILSCALE_PERIOD: Duration = Duration::from_secs(30);
 const TAILSCALE_TIMEOUT: Duration = Duration::from_secs(5);
 /// About a kilobyte per peer was seen; enough for a tailnet of thousands.

@@ -5,6 +5,7 @@
 //!
 //! For each peer the events are: `Up`, then any of `Frame`, `Silent`, `Heard`, `Reset`, then `Closed`, which is followed by
 //! `Reset` (it came back at once) or by `Down`. Frames are in order and complete between two of `Up`, `Reset`, `Closed`.
+//! `Gossip`, `Subscribed`, `Learned` and `Clone` may come at any time, also before `Up` and after `Down`.
 
 mod book;
 mod bulk;
@@ -71,7 +72,8 @@ pub(crate) struct NetConfig {
     pub(crate) port: u16,
     /// Members from an earlier life and where they were; dialed for ever.
     pub(crate) known: Vec<(Peer, Vec<Multiaddr>)>,
-    /// Addresses of members whose ids are not known (or follow as `/p2p/…`); dialed for ever.
+    /// Addresses of members whose ids are not known (or follow as `/p2p/…`), by number or name (`/dns4/host/tcp/8889`); dialed for
+    /// ever.
     pub(crate) seeds: Vec<Multiaddr>,
     /// Find and be found by multicast on the local network.
     pub(crate) mdns: bool,

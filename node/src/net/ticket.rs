@@ -60,8 +60,7 @@ impl fmt::Display for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let body = Body {
             name: self.mesh_name.clone(),
-            key: self.key,
-            addrs: self.addrs.iter().map(Multiaddr::to_vec).collect(),
+            key: Octets(self.key.to_vec()), addrs: self.addrs.iter().map(|a| Octets(a.to_vec())).collect()
         };
         let mut cbor = Vec::new();
         ciborium::into_writer(&body, &mut cbor).map_err(|_| fmt::Error)?;
@@ -105,14 +104,11 @@ impl FromStr for Ticket {
         let addrs = body
             .addrs
             .into_iter()
-            .map(Multiaddr::try_from)
+            .map(|a| Multiaddr::try_from(a.0))
             .collect::<Result<_, _>>();
         let addrs = addrs.map_err(|e| TicketError::Content(format!("bad address: {e}")))?;
-        Ok(Self {
-            mesh_name: body.name,
-            key: body.key,
-            addrs,
-        })
+        let key = body.key.0.try_into().map_err(|_| TicketError::Content("its key has a wrong length".into()))?;
+        Ok(Self { mesh_name: body.name, key, addrs })
     }
 }
 
@@ -131,9 +127,27 @@ struct Body {
     #[serde(rename = "n")]
     name: String,
     #[serde(rename = "k")]
-    key: [u8; 32],
+    key: Octets,
     #[serde(rename = "a")]
-    addrs: Vec<Vec<u8>>,
+    addrs: Vec<Octets>,
+}
+
+/// Bytes as a CBOR byte string: serde would write a list of numbers, twice as long.
+struct Octets(Vec<u8>);
+
+impl Serialize for Octets {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Octets {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        match ciborium::Value::deserialize(d)? {
+            ciborium::Value::Bytes(b) => Ok(Self(b)),
+            _ => Err(serde::de::Error::custom("expected bytes")),
+        }
+    }
 }
 
 fn checksum(bytes: &[u8]) -> [u8; 4] {

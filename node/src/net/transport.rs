@@ -1,10 +1,17 @@
 //! TCP, then the private-network cipher, then noise, then yamux; and what the sockets are told.
 
-use std::{io, time::Duration};
+use std::{error::Error, io, time::Duration};
 
 use libp2p::{
     PeerId, Transport,
-    core::{muxing::StreamMuxerBox, transport::Boxed, upgrade::Version},
+    core::{
+        muxing::StreamMuxerBox,
+        transport::{
+            Boxed,
+            timeout::{TransportTimeout, TransportTimeoutError},
+        },
+        upgrade::Version,
+    },
     identity::Keypair,
     noise,
     pnet::{PnetConfig, PreSharedKey},
@@ -24,10 +31,13 @@ pub(super) fn build(
     let noise = noise::Config::new(keypair)?.with_prologue(mesh_id.to_vec());
     let mut yamux = yamux::Config::default();
     yamux.set_max_num_streams(STREAMS_MAX);
-    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true)).map(|stream, _| {
-        tune(&stream.0);
-        stream
-    });
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+    let tcp = TransportTimeout::new(tcp, CONNECT_TIMEOUT)
+        .map_err(not_connected)
+        .map(|stream, _| {
+            tune(&stream.0);
+            stream
+        });
     Ok(tcp
         .and_then(move |stream, _| PnetConfig::new(psk).handshake(stream))
         .upgrade(Version::V1Lazy)
@@ -49,48 +59,41 @@ pub(super) enum DialFailure {
     Handshake,
 }
 
-/// Sorts the error of one dialed address. The transport wraps its errors several times, so this looks for the innermost one.
+/// Sorts the error of one dialed address: what failed before TCP stood carries a [`Cause`].
 pub(super) fn classify(error: &io::Error) -> DialFailure {
-    match innermost_kind(error) {
-        Some(io::ErrorKind::ConnectionRefused) => DialFailure::Refused,
-        Some(
-            io::ErrorKind::HostUnreachable
-            | io::ErrorKind::NetworkUnreachable
-            | io::ErrorKind::NetworkDown
-            | io::ErrorKind::AddrNotAvailable
-            | io::ErrorKind::InvalidInput
-            | io::ErrorKind::PermissionDenied
-            | io::ErrorKind::TimedOut,
-        ) => DialFailure::Unreachable,
-        _ => DialFailure::Handshake,
-    }
-}
-
-fn innermost_kind(error: &io::Error) -> Option<io::ErrorKind> {
-    let mut kind = meaningful(error);
-    let mut next: Option<&(dyn std::error::Error + 'static)> = error.get_ref().map(|e| e as _);
+    let mut next: Option<&(dyn Error + 'static)> = error.get_ref().map(|e| e as _);
     // Bounded: error chains are short, and a cycle must not hang the network.
     for _ in 0..16 {
         let Some(current) = next else { break };
+        if let Some(Cause(kind)) = current.downcast_ref::<Cause>() {
+            return if *kind == io::ErrorKind::ConnectionRefused {
+                DialFailure::Refused
+            } else {
+                DialFailure::Unreachable
+            };
+        }
         next = match current.downcast_ref::<io::Error>() {
-            Some(inner) => {
-                kind = meaningful(inner).or(kind);
-                inner.get_ref().map(|e| e as _)
-            }
+            Some(inner) => inner.get_ref().map(|e| e as _),
             None => current.source(),
         };
     }
-    // `Either` passes `source` on to what its arm wraps and so hides an i/o error that is the arm itself; its text still tells.
-    kind.or_else(|| {
-        error
-            .to_string()
-            .contains("refused")
-            .then_some(io::ErrorKind::ConnectionRefused)
-    })
+    DialFailure::Handshake
 }
 
-fn meaningful(error: &io::Error) -> Option<io::ErrorKind> {
-    Some(error.kind()).filter(|kind| *kind != io::ErrorKind::Other)
+/// TCP did not come about. Two errors in one, as the layers above show the source of an error and hide the error itself.
+#[derive(Debug, thiserror::Error)]
+#[error("no connection: {0}")]
+struct NotConnected(#[source] Cause);
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Cause(io::ErrorKind);
+
+fn not_connected(error: TransportTimeoutError<io::Error>) -> NotConnected {
+    NotConnected(Cause(match error {
+        TransportTimeoutError::Timeout => io::ErrorKind::TimedOut,
+        TransportTimeoutError::TimerError(e) | TransportTimeoutError::Other(e) => e.kind(),
+    }))
 }
 
 /// Options that make a dead peer visible and keep the send queue of the kernel short. Failures are not fatal: the lane's own
@@ -126,5 +129,53 @@ fn tune_linux(socket: &socket2::SockRef<'_>) -> io::Result<()> {
 
 /// Above what one peer needs (lane, gossip, kad, identify, 16 bulk streams), below what yamux refuses (4096).
 const STREAMS_MAX: usize = 1024;
+/// Time for TCP alone; less than all of it, so that a host that is away differs from one that does not finish the handshake.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time for a connection to be dialed and to finish all handshakes.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use libp2p::{
+        Multiaddr,
+        core::{
+            Endpoint,
+            transport::{DialOpts, PortUse},
+        },
+    };
+
+    use super::*;
+
+    async fn dial(addr: Multiaddr) -> io::Error {
+        let opts = DialOpts {
+            role: Endpoint::Dialer,
+            port_use: PortUse::New,
+        };
+        let mut transport = build(&Keypair::generate_ed25519(), [0; 32], [0; 32]).unwrap();
+        let error = transport.dial(addr, opts).unwrap().await.err();
+        error.expect("nobody speaks our protocol there")
+    }
+
+    #[tokio::test]
+    async fn failures_are_told_apart() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr: Multiaddr = format!(
+            "/ip4/127.0.0.1/tcp/{}",
+            listener.local_addr().unwrap().port()
+        )
+        .parse()
+        .unwrap();
+        // Dropped at once, which the dialer sees in the middle of its handshake.
+        let (error, _) = tokio::join!(dial(addr.clone()), async { drop(listener.accept().await) });
+        assert_eq!(classify(&error), DialFailure::Handshake, "{error:?}");
+        // Taken and never answered.
+        let (error, _held) = tokio::join!(dial(addr.clone()), listener.accept());
+        assert_eq!(classify(&error), DialFailure::Handshake, "{error:?}");
+        drop(listener);
+        let error = dial(addr).await;
+        assert_eq!(classify(&error), DialFailure::Refused, "{error:?}");
+        // A network that is not routed anywhere: the broadcast address cannot be dialed.
+        let error = dial("/ip4/255.255.255.255/tcp/9".parse().unwrap()).await;
+        assert_eq!(classify(&error), DialFailure::Unreachable, "{error:?}");
+    }
+}

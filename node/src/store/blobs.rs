@@ -78,7 +78,8 @@ pub(crate) enum BlobError {
         /// The cap in bytes.
         max: u64,
     },
-    /// The operating system refused, or a stream broke off.
+    /// The operating system refused, or a stream broke off. When a `put` on whole bytes says
+    /// this, the disk is full or failing: treat it as the store's failure (rule D4).
     #[error("cannot {doing} a blob: {source}")]
     Io {
         /// What was being done, as a verb.
@@ -136,7 +137,8 @@ impl Blobs {
             return Err(BlobError::TooLong { max: BLOB_LEN_MAX });
         }
         let hash = BlobHash::of(bytes);
-        if self.len(hash)? == Some(bytes.len() as u64) {
+        // Reading checks it, and removes a rotten one: then it is written anew.
+        if self.len(hash)?.is_some() && self.read(hash, bytes.len() as u64).is_ok() {
             // Another thread may have renamed it a moment ago and not synced the name yet.
             self.sync_name(hash).map_err(io_error("sync"))?;
             return Ok(hash);
@@ -443,6 +445,9 @@ mod tests {
     fn a_blob_that_rotted_is_noticed_and_can_be_stored_again() {
         let (_dir, blobs) = blobs();
         let hash = blobs.put(b"payload").unwrap();
+        fs::write(blobs.path(hash), b"pAyload").unwrap();
+        blobs.put(b"payload").unwrap();
+        assert_eq!(blobs.read(hash, 100).unwrap(), b"payload");
         fs::write(blobs.path(hash), b"pAyload").unwrap();
         assert!(matches!(blobs.read(hash, 100), Err(BlobError::Damaged(_))));
         assert!(!blobs.has(hash));

@@ -14,6 +14,7 @@ use super::engine::{Engine, caught};
 use super::format::{KEY_LEN_MAX, KEY_SIDE, KEY_STORE, Mark, RESERVED_PREFIX, VALUE_LEN_MAX};
 use super::metrics::StoreMetrics;
 use super::side::{SIDE_LEN_MAX, SideFile};
+use super::space::SpaceGuard;
 
 /// Most batches that wait at a time; the next is refused as [`Refused::Busy`].
 pub(crate) const QUEUE_BATCHES_MAX: usize = 4096;
@@ -23,11 +24,19 @@ pub(crate) const QUEUE_BYTES_MAX: u64 = 64 << 20;
 pub(crate) const BATCH_BYTES_MAX: u64 = 4 << 20;
 /// A commit takes no further batches once it has this many ...
 const GROUP_BATCHES_MAX: usize = 256;
+/// ... or this many bytes, so that the first caller's wait stays in milliseconds.
+const GROUP_BYTES_MAX: u64 = 1 << 20;
+
 /// How old the side file's count of commits may become: what a crash may cost the check of the
 /// database at the next start.
 const WITNESS_AGE_MAX: Duration = Duration::from_secs(1);
-/// ... or this many bytes, so that the first caller's wait stays in milliseconds.
-const GROUP_BYTES_MAX: u64 = 1 << 20;
+/// How old the knowledge of the free space may be. Asking costs a microsecond on unix and
+/// milliseconds elsewhere.
+const ROOM_AGE_MAX: Duration = if cfg!(unix) {
+    Duration::ZERO
+} else {
+    WITNESS_AGE_MAX
+};
 
 /// A set of changes that becomes durable as a whole: after a crash all of it is there or nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -141,6 +150,7 @@ impl Committer {
         engine: Engine,
         side: SideFile,
         commits: u64,
+        space: Arc<SpaceGuard>,
         metrics: StoreMetrics,
         on_done: OnDone,
     ) -> std::io::Result<Committer> {
@@ -151,6 +161,8 @@ impl Committer {
             side,
             commits,
             witnessed: Instant::now(),
+            space,
+            room_seen: None,
             metrics,
             on_done,
             shared: shared.clone(),
@@ -251,6 +263,9 @@ struct Worker {
     commits: u64,
     /// When the side file last learnt that number.
     witnessed: Instant,
+    space: Arc<SpaceGuard>,
+    /// When the free space was last found sufficient.
+    room_seen: Option<Instant>,
     metrics: StoreMetrics,
     on_done: OnDone,
     shared: Arc<Shared>,
@@ -364,6 +379,21 @@ impl Worker {
         self.shared.queued_bytes.fetch_sub(bytes, Ordering::SeqCst);
     }
 
+    /// Asked before each commit, so that the database itself never meets the end of the disk.
+    fn check_room(&mut self, bytes: u64) -> std::io::Result<()> {
+        if self
+            .room_seen
+            .is_some_and(|seen| seen.elapsed() < ROOM_AGE_MAX)
+        {
+            return Ok(());
+        }
+        if self.space.check()?.usable() < bytes {
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
+        self.room_seen = Some(Instant::now());
+        Ok(())
+    }
+
     /// Writes a group: the database first, then the side file.
     ///
     /// The side bytes also go into the database, in the same atomic batch. So whatever a crash
@@ -373,6 +403,7 @@ impl Worker {
     fn write(&mut self, group: Group) -> std::io::Result<(u64, u64)> {
         let mut records = 0;
         if group.records > 0 {
+            self.check_room(group.bytes)?;
             if let Some(side) = &group.side {
                 let counter = self.side.state().counter.saturating_add(1);
                 let copy = [&counter.to_le_bytes(), side.as_slice()].concat();

@@ -74,6 +74,13 @@ impl Engine {
         if let Some(parent) = dir.parent() {
             fsx::sync_dir(parent).map_err(OpenFailure::Refused)?;
         }
+        // D2: a value that needs a blob file of sled's own would be neither synced nor removed.
+        let blobs = std::fs::read_dir(dir.join("blobs"));
+        let stray = blobs.is_ok_and(|mut names| names.next().is_some());
+        debug_assert!(!stray, "D2: sled has written a blob file");
+        if stray {
+            tracing::error!("BUG: sled has written blob files in {}", dir.display());
+        }
         Ok(Engine {
             db,
             data,
@@ -167,20 +174,41 @@ fn into_io(error: sled::Error) -> io::Error {
 }
 
 /// Damage or refusal? A wrong "damage" sets a good database aside and costs the node its store
-/// id, so only what cannot be the system's refusal counts as damage.
+/// id; a wrong "refusal" keeps a node with a broken database from ever starting again.
 fn classify(error: sled::Error) -> OpenFailure {
-    match error {
-        sled::Error::Io(e) => match e.kind() {
-            io::ErrorKind::UnexpectedEof
-            | io::ErrorKind::InvalidData
-            | io::ErrorKind::InvalidInput => OpenFailure::Damaged(e.to_string()),
-            // sled wraps a held file lock and its own checks of the content alike in `Other`.
-            io::ErrorKind::Other if !e.to_string().contains("could not acquire lock") => {
-                OpenFailure::Damaged(e.to_string())
-            }
-            _ => OpenFailure::Refused(e),
-        },
-        other => OpenFailure::Damaged(other.to_string()),
+    let sled::Error::Io(e) = error else {
+        return OpenFailure::Damaged(error.to_string());
+    };
+    let damaged = match e.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
+            true
+        }
+        // sled wraps a held file lock and its own checks of the content alike in `Other`.
+        io::ErrorKind::Other => !is_locked(&e),
+        _ => is_bad_disk(&e),
+    };
+    if damaged {
+        OpenFailure::Damaged(e.to_string())
+    } else {
+        OpenFailure::Refused(e)
+    }
+}
+
+/// Another opening, of this process or another one, has the database.
+pub(super) fn is_locked(e: &io::Error) -> bool {
+    e.to_string().contains("could not acquire lock")
+}
+
+/// A sector or the file system's own structure cannot be read: no later try will do better.
+fn is_bad_disk(e: &io::Error) -> bool {
+    #[cfg(unix)]
+    {
+        e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = e;
+        false
     }
 }
 

@@ -7,6 +7,8 @@ use std::io;
 pub(crate) struct Faults {
     #[cfg(test)]
     plan: std::sync::Arc<std::sync::Mutex<Option<(u32, io::ErrorKind)>>>,
+    #[cfg(test)]
+    room: std::sync::Arc<std::sync::Mutex<Option<(u64, u64)>>>,
 }
 
 impl Faults {
@@ -31,6 +33,23 @@ impl Faults {
             }
             None => Ok(()),
         }
+    }
+
+    /// (free, total) bytes that the disk is to claim, instead of asking it.
+    #[cfg(not(test))]
+    pub(super) fn room(&self) -> Option<(u64, u64)> {
+        None
+    }
+
+    #[cfg(test)]
+    pub(super) fn room(&self) -> Option<(u64, u64)> {
+        *self.room.lock().unwrap()
+    }
+
+    /// From now on the disk claims `free` of `total` bytes.
+    #[cfg(test)]
+    pub(super) fn claim_room(&self, free: u64, total: u64) {
+        *self.room.lock().unwrap() = Some((free, total));
     }
 
     /// The `nth` fsync from now (1 = the next) fails with `kind`.

@@ -4,6 +4,8 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use super::fsx;
+
 const LOCK_FILE: &str = "lock";
 
 /// The right to use a home. Held as long as this value lives; the operating system releases it
@@ -51,7 +53,7 @@ impl HomeLock {
             path: path.clone(),
             source,
         };
-        std::fs::create_dir_all(home).map_err(failed)?;
+        fsx::create_dir_durably(home).map_err(failed)?;
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)

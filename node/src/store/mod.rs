@@ -31,6 +31,7 @@ mod tests;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub(crate) use blobs::{BLOB_LEN_MAX, BlobError, BlobHash, Blobs};
 pub(crate) use committer::{
@@ -126,6 +127,20 @@ pub(crate) enum StoreError {
         /// What the system said.
         source: io::Error,
     },
+    /// There is too little free space even to open the store safely.
+    #[error(
+        "the disk of {path} is full: {} are free and the start needs {}; make room, then start the node again, nothing is lost",
+        bytesize::ByteSize(*.free),
+        bytesize::ByteSize(*.need)
+    )]
+    Full {
+        /// The store directory.
+        path: PathBuf,
+        /// Free bytes.
+        free: u64,
+        /// Free bytes needed.
+        need: u64,
+    },
     /// A newer program wrote this store.
     #[error(
         "this store was written by a newer clawmesh (data version {found}, this program knows up to {known}); update the program, the data has not been touched"
@@ -137,7 +152,9 @@ pub(crate) enum StoreError {
         known: u16,
     },
     /// Even a new database could not be made.
-    #[error("cannot make a database in {path}: {why}; check the disk, then start the node again")]
+    #[error(
+        "cannot make a database in {path}: {why}; start the node again, and check the disk if that does not help"
+    )]
     Engine {
         /// The database directory.
         path: PathBuf,
@@ -150,7 +167,7 @@ pub(crate) enum StoreError {
 pub(crate) struct Store {
     committer: committer::Committer,
     blobs: Blobs,
-    space: space::SpaceGuard,
+    space: Arc<space::SpaceGuard>,
 }
 
 impl Store {
@@ -175,15 +192,21 @@ impl Store {
                 source,
             }
         };
-        let found = recover::recover(dir, &options, &hw_check)?;
+        fsx::create_dir_durably(dir).map_err(io("create"))?;
+        // First of all, because on a full disk the ballast is what the repairs are written in.
+        let space = Arc::new(space::SpaceGuard::new(
+            dir,
+            options.ballast_max_bytes,
+            options.faults.clone(),
+        ));
+        let found = recover::recover(dir, &options, &space, &hw_check)?;
         let blobs = Blobs::open(&dir.join("blobs")).map_err(io("open the blobs in"))?;
-        let space = space::SpaceGuard::new(dir, options.ballast_max_bytes);
-        space.check().map_err(io("look at the free space of"))?;
         let state = found.side.state().clone();
         let committer = committer::Committer::start(
             found.engine,
             found.side,
             found.commits,
+            space.clone(),
             options.metrics,
             options.on_done,
         )
@@ -229,7 +252,8 @@ impl Store {
         self.space.check()
     }
 
-    /// Commits what is queued and closes everything.
+    /// Commits what is queued and closes everything. Blocks until that is done, as does dropping
+    /// the store without it.
     ///
     /// # Errors
     /// [`StoreBad`] when the store had failed before or while it closed.

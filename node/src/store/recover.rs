@@ -12,15 +12,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::engine::{DATA_FILE, Engine, OpenFailure, Scanned};
+use super::engine::{DATA_FILE, Engine, OpenFailure, Scanned, is_locked};
 use super::format::{FORMAT_VERSION, KEY_SIDE, KEY_STORE, Mark};
 use super::side::{self, SideFile, SideRead, SideState};
-use super::{Faults, KEY_HW, OpenReport, Options, StoreError, fsx, space};
+use super::space::SpaceGuard;
+use super::{Faults, KEY_HW, OpenReport, Options, StoreError, fsx};
 
 /// Damaged databases that are kept for a later look; the oldest beyond that are removed.
 const DAMAGED_KEPT_MAX: usize = 3;
 /// A database may be this many times its live bytes before it is rewritten.
 const GROWTH_MAX: u64 = 20;
+/// Free bytes above the reserve that a start wants: less would fail at the first commits.
+const START_ROOM: u64 = 2 << 20;
 /// Records per batch while copying.
 const COPY_BATCH: usize = 1000;
 /// sled frees its file lock a moment after it was dropped.
@@ -42,15 +45,16 @@ type HwCheck<'a> = &'a dyn Fn(&[u8], Option<&[u8]>) -> bool;
 pub(super) fn recover(
     dir: &Path,
     options: &Options,
+    space: &SpaceGuard,
     hw_check: HwCheck<'_>,
 ) -> Result<Recovered, StoreError> {
-    let place = Place::new(dir, options);
+    let place = Place::new(dir, options, space);
     let mut report = OpenReport::default();
-    fsx::create_dir_durably(dir).map_err(place.io("create", dir))?;
     place
         .finish_swap(&mut report)
         .map_err(place.io("tidy up", dir))?;
 
+    place.need_room(START_ROOM)?;
     let side = side::read(&place.side).map_err(place.io("read", &place.side))?;
     let known = FORMAT_VERSION;
     if let SideRead::TooNew(found) = side {
@@ -60,7 +64,7 @@ pub(super) fn recover(
     let mut found = place.read_database(&mut report)?;
     let (mut state, damage) = judge(&side, &mut found, had_database, hw_check, &mut report);
 
-    let fresh = side == SideRead::Missing && damage.is_none();
+    let fresh = !matches!(side, SideRead::Good { .. }) && damage.is_none();
     if fresh || damage.is_some() {
         state.store_id = rand::random();
     }
@@ -101,6 +105,17 @@ struct Place<'a> {
     side: PathBuf,
     cache: u64,
     faults: Faults,
+    space: &'a SpaceGuard,
+}
+
+fn live_bytes(entries: &[(Vec<u8>, Vec<u8>)]) -> u64 {
+    let live: usize = entries.iter().map(|(k, v)| k.len() + v.len()).sum();
+    live as u64
+}
+
+/// A new database takes up to 3.4 times its content and at least 2 MB (measured).
+fn copy_bytes(live: u64) -> u64 {
+    live.saturating_mul(4).saturating_add(4 << 20)
 }
 
 /// What could be read of a database.
@@ -131,9 +146,17 @@ fn judge(
             }
             state.clone()
         }
-        SideRead::Missing
-            if found.entries.is_empty() && found.side.is_none() && damage.is_none() =>
+        // A first start that was cut off before its side file was whole.
+        SideRead::Missing | SideRead::Bad
+            if found.entries.is_empty()
+                && found.side.is_none()
+                && found.mark.is_none_or(|m| m.commits == 0)
+                && (*side == SideRead::Missing || found.mark.is_some())
+                && damage.is_none() =>
         {
+            if *side == SideRead::Bad {
+                report.notes.push("the side file was unreadable and the database empty, as after a first start that was cut off: this is a new store".into());
+            }
             return (SideState::default(), None);
         }
         SideRead::Missing => {
@@ -186,11 +209,15 @@ fn quarantine(
     report: &mut OpenReport,
 ) -> Result<(), StoreError> {
     found.engine = None;
+    place.prune_damaged(DAMAGED_KEPT_MAX - 1, report);
+    place.need_room(copy_bytes(live_bytes(&found.entries)))?;
     let mark = Mark {
         store_id: state.store_id,
         commits: 0,
     };
-    place.build_copy(&found.entries, mark, None)?;
+    if let Err(e) = place.build_copy(&found.entries, mark, None) {
+        return Err(place.give_up_copy(e));
+    }
     found.mark = Some(mark);
     // The new id before the swap: should a crash come between, the old database no longer fits
     // the side file and all this is done again. The other way round it could pass as sound.
@@ -202,14 +229,9 @@ fn quarantine(
     file.change(|_| {}).map_err(&failed)?;
     *state = file.state().clone();
 
-    let moved = if place.sled.exists() {
-        let aside = place.damaged_name();
-        fs::rename(&place.sled, &aside).map_err(place.io("set aside", &place.sled))?;
-        fsx::sync_dir(place.dir).map_err(place.io("sync", place.dir))?;
-        Some(aside)
-    } else {
-        None
-    };
+    let moved = place
+        .set_aside()
+        .map_err(place.io("set aside", &place.sled))?;
     fs::rename(&place.new, &place.sled).map_err(place.io("rename", &place.new))?;
     fsx::sync_dir(place.dir).map_err(place.io("sync", place.dir))?;
     report.notes.push(format!(
@@ -222,7 +244,6 @@ fn quarantine(
     ));
     report.quarantined = true;
     report.moved_to = moved;
-    place.prune_damaged(report);
     Ok(())
 }
 
@@ -236,8 +257,7 @@ fn rewrite_if_outgrown(
 ) -> Result<(), StoreError> {
     let data = place.sled.join(DATA_FILE);
     let len = fs::metadata(&data).map_err(place.io("read", &data))?.len();
-    let live: usize = found.entries.iter().map(|(k, v)| k.len() + v.len()).sum();
-    let live = live as u64;
+    let live = live_bytes(&found.entries);
     if len
         <= options
             .rewrite_floor_bytes
@@ -245,9 +265,7 @@ fn rewrite_if_outgrown(
     {
         return Ok(());
     }
-    let room = space::SpaceGuard::new(place.dir, 0).check();
-    let room = room.map_err(place.io("look at the free space of", place.dir))?;
-    if room.low || room.free - room.floor < live.saturating_mul(4) {
+    if place.need_room(copy_bytes(live)).is_err() {
         report.notes.push(format!(
             "the database file has grown to {len} bytes for {live} bytes of records, but the disk has no room to rewrite it"
         ));
@@ -274,7 +292,7 @@ fn rewrite_if_outgrown(
 }
 
 impl<'a> Place<'a> {
-    fn new(dir: &'a Path, options: &Options) -> Place<'a> {
+    fn new(dir: &'a Path, options: &Options, space: &'a SpaceGuard) -> Place<'a> {
         Place {
             dir,
             sled: dir.join("sled"),
@@ -283,7 +301,23 @@ impl<'a> Place<'a> {
             side: dir.join("side"),
             cache: options.cache_bytes,
             faults: options.faults.clone(),
+            space,
         }
+    }
+
+    /// Refuses to go on with less than `bytes` of room above the reserve. Releases the ballast
+    /// when that is what it takes.
+    fn need_room(&self, bytes: u64) -> Result<(), StoreError> {
+        let room = self.space.check();
+        let room = room.map_err(self.io("look at the free space of", self.dir))?;
+        if room.usable() >= bytes {
+            return Ok(());
+        }
+        Err(StoreError::Full {
+            path: self.dir.to_path_buf(),
+            free: room.free,
+            need: room.free - room.usable() + bytes,
+        })
     }
 
     fn io(&self, doing: &'static str, path: &Path) -> impl Fn(io::Error) -> StoreError + use<> {
@@ -429,10 +463,7 @@ impl<'a> Place<'a> {
         let deadline = Instant::now() + UNLOCK_WAIT_MAX;
         loop {
             match Engine::open(dir, self.cache, self.faults.clone()) {
-                Err(OpenFailure::Refused(e))
-                    if e.to_string().contains("could not acquire lock")
-                        && Instant::now() < deadline =>
-                {
+                Err(OpenFailure::Refused(e)) if is_locked(&e) && Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(10));
                 }
                 other => return other,
@@ -456,6 +487,43 @@ impl<'a> Place<'a> {
         Ok(())
     }
 
+    /// Moves the database out of the way and says where to, if there is one.
+    fn set_aside(&self) -> io::Result<Option<PathBuf>> {
+        if !self.sled.exists() {
+            return Ok(None);
+        }
+        let aside = self.damaged_name();
+        fs::rename(&self.sled, &aside)?;
+        fsx::sync_dir(self.dir)?;
+        Ok(Some(aside))
+    }
+
+    /// A damaged database can leave sled itself broken for the rest of the process (one of its
+    /// threads panicked), so that no copy can be made. Then the damaged one is set aside without
+    /// a copy, and the next start makes an empty one. Refusals of the system change nothing.
+    fn give_up_copy(&self, error: StoreError) -> StoreError {
+        // A half-made copy is a leftover, and on a full disk it would stand in everybody's way.
+        let removed = fsx::remove_tree(&self.new);
+        let sled_failed = match &error {
+            StoreError::Engine { .. } => true,
+            StoreError::Io { source, .. } => source.kind() == io::ErrorKind::Other,
+            StoreError::TooNew { .. } | StoreError::Full { .. } => false,
+        };
+        if !sled_failed {
+            return error;
+        }
+        match removed.and_then(|()| self.set_aside()) {
+            Ok(Some(path)) => StoreError::Engine {
+                path: self.sled.clone(),
+                why: format!(
+                    "{error}; the damaged database was moved to {}",
+                    path.display()
+                ),
+            },
+            _ => error,
+        }
+    }
+
     fn damaged_name(&self) -> PathBuf {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         let secs = since.map_or(0, |d| d.as_secs());
@@ -469,8 +537,8 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// Keeps the newest few of the damaged ones. A failure here only costs space.
-    fn prune_damaged(&self, report: &mut OpenReport) {
+    /// Keeps the newest `keep` of the damaged ones. A failure here only costs space.
+    fn prune_damaged(&self, keep: usize, report: &mut OpenReport) {
         let names = fs::read_dir(self.dir).into_iter().flatten().flatten();
         let mut damaged: Vec<(u64, u64, PathBuf)> = names
             .filter_map(|entry| {
@@ -481,7 +549,7 @@ impl<'a> Place<'a> {
             })
             .collect();
         damaged.sort();
-        let surplus = damaged.len().saturating_sub(DAMAGED_KEPT_MAX);
+        let surplus = damaged.len().saturating_sub(keep);
         for (_, _, path) in damaged.into_iter().take(surplus) {
             let note = match fsx::remove_tree(&path) {
                 Ok(()) => format!("removed the older damaged database {}", path.display()),

@@ -9,12 +9,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use super::Faults;
+
 /// The floor never needs to be higher than this, however large the disk: 256 MiB.
 const FLOOR_BYTES_MAX: u64 = 256 << 20;
 /// ... and on small disks it is 1/20 = 5 % of the disk.
 const FLOOR_DISK_SHARE: u64 = 20;
 /// The ballast is this share of the floor.
 const BALLAST_SHARE: u64 = 4;
+/// Below this share of the floor nothing is written at all: sled must never meet a full disk in
+/// the middle of a segment, and the next start needs room for its repairs.
+const RESERVE_SHARE: u64 = 4;
 
 /// How much room the disk of the store has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +30,16 @@ pub(crate) struct Space {
     pub(crate) total: u64,
     /// Below this many free bytes new work is refused: min(256 MiB, 5 % of the disk).
     pub(crate) floor: u64,
-    /// `free < floor` (the state `Full`): take no new submits, but finish what there is.
+    /// The free space was below the floor (the state `Full`): take no new submits, but finish
+    /// what there is. True also in the moment in which the ballast has just been given back.
     pub(crate) low: bool,
+}
+
+impl Space {
+    /// Bytes that may still be written before the store fails as full.
+    pub(super) fn usable(&self) -> u64 {
+        self.free.saturating_sub(self.floor / RESERVE_SHARE)
+    }
 }
 
 /// Watches one directory's file system and holds the ballast.
@@ -35,33 +48,30 @@ pub(super) struct SpaceGuard {
     ballast: PathBuf,
     ballast_max: u64,
     held: Mutex<bool>,
-    probe: Probe,
+    faults: Faults,
 }
-
-/// Asks for (free, total) bytes; replaceable in tests.
-type Probe = Box<dyn Fn(&Path) -> io::Result<(u64, u64)> + Send + Sync>;
 
 impl SpaceGuard {
     /// `ballast_max` = 0 keeps no ballast.
-    pub(super) fn new(dir: &Path, ballast_max: u64) -> SpaceGuard {
-        SpaceGuard::with_probe(dir, ballast_max, Box::new(disk_room))
-    }
-
-    fn with_probe(dir: &Path, ballast_max: u64, probe: Probe) -> SpaceGuard {
+    pub(super) fn new(dir: &Path, ballast_max: u64, faults: Faults) -> SpaceGuard {
         let ballast = dir.join("ballast");
         SpaceGuard {
             dir: dir.to_path_buf(),
             held: Mutex::new(ballast.exists()),
             ballast,
             ballast_max,
-            probe,
+            faults,
         }
     }
 
+    fn room(&self) -> io::Result<(u64, u64)> {
+        self.faults.room().map_or_else(|| disk_room(&self.dir), Ok)
+    }
+
     /// Looks at the disk and takes or releases the ballast accordingly. Blocks for one system
-    /// call (microseconds) as a rule, and for the writing of the ballast when room came back.
+    /// call (a microsecond) as a rule, and for the writing of the ballast when room came back.
     pub(super) fn check(&self) -> io::Result<Space> {
-        let (free, total) = (self.probe)(&self.dir)?;
+        let (mut free, total) = self.room()?;
         let floor = FLOOR_BYTES_MAX.min(total / FLOOR_DISK_SHARE);
         let low = free < floor;
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -69,6 +79,7 @@ impl SpaceGuard {
             std::fs::remove_file(&self.ballast)?;
             *held = false;
             tracing::warn!(free, floor, "disk nearly full: ballast released");
+            free = self.room()?.0;
         } else if !low && !*held && self.ballast_max > 0 {
             let len = (floor / BALLAST_SHARE).min(self.ballast_max);
             // Twice the floor, so that taking the ballast cannot make the disk low again.
@@ -155,40 +166,39 @@ fn disk_room(dir: &Path) -> io::Result<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicU64, Ordering};
 
     #[test]
     fn the_ballast_is_released_when_room_runs_low_and_taken_again_later() {
         let dir = tempfile::tempdir().unwrap();
-        let free = Arc::new(AtomicU64::new(90 << 20));
-        let shown = free.clone();
-        let probe: Probe = Box::new(move |_| Ok((shown.load(Ordering::SeqCst), 100 << 20)));
-        let guard = SpaceGuard::with_probe(dir.path(), 1 << 20, probe);
+        let disk = Faults::default();
+        disk.claim_room(90 << 20, 100 << 20);
+        let guard = SpaceGuard::new(dir.path(), 1 << 20, disk.clone());
         let ballast = dir.path().join("ballast");
 
         let space = guard.check().unwrap();
         assert_eq!((space.floor, space.low), (5 << 20, false));
         assert_eq!(std::fs::metadata(&ballast).unwrap().len(), 1 << 20);
 
-        free.store(4 << 20, Ordering::SeqCst);
+        disk.claim_room(4 << 20, 100 << 20);
         assert!(guard.check().unwrap().low);
         assert!(!ballast.exists());
 
         // A little above the floor is not yet room enough to take the ballast again.
-        free.store(6 << 20, Ordering::SeqCst);
+        disk.claim_room(6 << 20, 100 << 20);
         assert!(!guard.check().unwrap().low);
         assert!(!ballast.exists());
 
-        free.store(90 << 20, Ordering::SeqCst);
-        guard.check().unwrap();
+        disk.claim_room(90 << 20, 100 << 20);
+        assert_eq!(guard.check().unwrap().usable(), (90 << 20) - (5 << 18));
         assert!(ballast.exists());
     }
 
     #[test]
     fn the_real_disk_has_plausible_figures() {
         let dir = tempfile::tempdir().unwrap();
-        let space = SpaceGuard::new(dir.path(), 0).check().unwrap();
+        let space = SpaceGuard::new(dir.path(), 0, Faults::default())
+            .check()
+            .unwrap();
         assert!(space.total > 0 && space.free <= space.total);
         assert!(space.floor <= FLOOR_BYTES_MAX);
         assert!(!dir.path().join("ballast").exists());

@@ -293,6 +293,7 @@ impl World {
             self.count("end: at rest");
         } else if self.now > self.storm_ends + self.plan.peace_ms {
             self.done = true;
+            self.say_differences();
             self.see(0, e.fact);
         } else {
             self.after(LOOK_MS, What::Look);

@@ -343,6 +343,8 @@ impl World {
             self.complain("core", node, why);
         }
         self.number(node, &out);
+        // One that comes from a deposed coordinator is refused, and counts for nothing.
+        let kill = kill.filter(|_| !out.contains(&Output::Event(Event::Dropped("stale_kill"))));
         if let (Some((id, a)), Some(c)) = (kill, &self.nodes[node].core) {
             let no = c.last_batch;
             self.see(node, Fact::KillSeen(id, a, no));
@@ -421,6 +423,8 @@ impl World {
             Output::Start { job, .. } => self.start(node, job),
             Output::Kill(id, a) => self.kill(node, id, a),
             Output::Fetch(h, len, from) => self.fetch(node, h, len, from),
+            // The world dials by itself: every pair of nodes has a link while none is cut.
+            Output::Dial(..) => {}
             Output::DropBlob(h) => {
                 self.nodes[node].blobs.remove(&h);
             }
@@ -534,6 +538,7 @@ impl World {
             Input::Exited(..) => "exited",
             Input::Facts(_) => "facts",
             Input::Skills(_) => "skills",
+            Input::Addresses(_) => "addresses",
         };
         let head = [self.now, node as u64, self.steps];
         head.iter().for_each(|v| {

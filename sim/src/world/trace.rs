@@ -1,8 +1,12 @@
 //! The readable trace: time, node, what came in, what went out.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
-use clawmesh_protocol::io::{Input, Output};
+use clawmesh_protocol::{
+    ids::TaskId,
+    io::{Input, Output},
+};
 
 use super::{START_MS, World};
 
@@ -25,6 +29,23 @@ impl World {
     /// Puts the nodes' letters where their keys are printed.
     pub(super) fn letters(&self, text: &str) -> String {
         letters(&self.nodes.iter().map(|n| (n.cfg.peer, n.cfg.name.as_str())).collect::<Vec<_>>(), text)
+    }
+
+    /// At a bad end: which records the live nodes disagree about.
+    pub(super) fn say_differences(&mut self) {
+        if self.trace.is_none() {
+            return;
+        }
+        let mut seen: BTreeMap<TaskId, BTreeMap<String, String>> = BTreeMap::new();
+        for n in self.nodes.iter() {
+            for r in n.core.iter().flat_map(|c| c.mesh.records()) {
+                let what = format!("{:?} cancel {} delivered {} outcome {:?} live {:?}", r.ver, r.cancel, r.delivered, r.outcome.as_ref().map(|o| o.end), r.live.len());
+                seen.entry(r.id).or_default().entry(what).or_default().push_str(&n.cfg.name);
+            }
+        }
+        for (id, versions) in seen.into_iter().filter(|(_, v)| v.len() > 1) {
+            self.say(|| format!("DIFFER {id:?}: {versions:?}"));
+        }
     }
 
     pub(super) fn say_input(&mut self, node: usize, input: &Input) {

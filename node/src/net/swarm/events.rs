@@ -19,7 +19,7 @@ use tokio::{sync::Semaphore, time::Instant};
 use super::{
     super::{
         NetEvent, Topic,
-        book::{is_loopback, split_peer},
+        book::{is_dialable, is_loopback, split_peer},
         bulk, gossip,
         identity::raw,
         lane, link,
@@ -194,7 +194,7 @@ impl Loop {
         error: DialError,
         now: Instant,
     ) {
-        let failures = self.book.failed(conn, now);
+        self.book.failed(conn, now);
         let refused = match error {
             DialError::LocalPeerId { address } => {
                 self.book.is_self(&address);
@@ -206,7 +206,7 @@ impl Loop {
                 }
                 true
             }
-            DialError::Transport(errors) => self.all_refused(&errors, failures),
+            DialError::Transport(errors) => self.all_refused(&errors),
             error => {
                 tracing::debug!(%error, "a dial failed");
                 false
@@ -222,11 +222,7 @@ impl Loop {
         }
     }
 
-    fn all_refused(
-        &self,
-        errors: &[(Multiaddr, libp2p::TransportError<io::Error>)],
-        failures: u32,
-    ) -> bool {
+    fn all_refused(&mut self, errors: &[(Multiaddr, libp2p::TransportError<io::Error>)]) -> bool {
         let mut all = !errors.is_empty();
         for (addr, error) in errors {
             let failure = match error {
@@ -235,35 +231,36 @@ impl Loop {
             };
             all &= failure == DialFailure::Refused;
             if failure == DialFailure::Handshake {
-                self.shared.counters.handshake(Direction::Outbound);
-                if failures == WRONG_KEY_HINT_AFTER {
-                    tracing::warn!(%addr, "somebody answers there and no connection comes about, again and again: wrong network key?");
-                }
+                self.handshake_failed(addr);
             }
             tracing::debug!(%addr, %error, ?failure, "a dial failed");
         }
         all
     }
 
+    fn handshake_failed(&mut self, addr: &Multiaddr) {
+        self.shared.counters.handshake(Direction::Outbound);
+        if self.bad_handshakes.len() >= BAD_HANDSHAKES_MAX {
+            self.bad_handshakes.clear();
+        }
+        let times = self
+            .bad_handshakes
+            .entry(split_peer(addr.clone()).0)
+            .or_default();
+        *times = times.saturating_add(1);
+        if *times == WRONG_KEY_HINT_AFTER {
+            tracing::warn!(%addr, "somebody answers there and no connection comes about, again and again: wrong network key?");
+        }
+    }
+
     fn on_listening(&mut self, addr: Multiaddr) {
+        self.listen_on_ip6_too(&addr);
+        if !is_dialable(&addr) {
+            return;
+        }
         if !is_loopback(&addr) {
             // Without external addresses provider records would not say where we are.
             self.swarm.add_external_address(addr.clone());
-        }
-        if std::mem::take(&mut self.want_ip6) {
-            let port = addr.iter().find_map(|p| {
-                if let Protocol::Tcp(port) = p {
-                    Some(port)
-                } else {
-                    None
-                }
-            });
-            let ip6 = Multiaddr::from(Ipv6Addr::UNSPECIFIED)
-                .with(Protocol::Tcp(port.unwrap_or_default()));
-            match self.swarm.listen_on(ip6) {
-                Ok(listener) => self.listeners.push(listener),
-                Err(e) => tracing::debug!(error = %e, "no IPv6 here"),
-            }
         }
         self.shared
             .addresses
@@ -273,6 +270,26 @@ impl Loop {
         self.tell(NetEvent::Listening { addr });
         if let Some(listening) = self.listening.take() {
             let _ = listening.send(Ok(()));
+        }
+    }
+
+    /// On the port that IPv4 got, so that one number is enough for people.
+    fn listen_on_ip6_too(&mut self, addr: &Multiaddr) {
+        if !std::mem::take(&mut self.want_ip6) {
+            return;
+        }
+        let port = addr.iter().find_map(|p| {
+            if let Protocol::Tcp(port) = p {
+                Some(port)
+            } else {
+                None
+            }
+        });
+        let ip6 =
+            Multiaddr::from(Ipv6Addr::UNSPECIFIED).with(Protocol::Tcp(port.unwrap_or_default()));
+        match self.swarm.listen_on(ip6) {
+            Ok(listener) => self.listeners.push(listener),
+            Err(e) => tracing::debug!(error = %e, "no IPv6 here"),
         }
     }
 
@@ -363,3 +380,5 @@ impl Loop {
 
 /// Failures in a row at one address, with somebody answering there.
 const WRONG_KEY_HINT_AFTER: u32 = 3;
+/// Addresses whose failures are counted; beyond, counting starts anew.
+const BAD_HANDSHAKES_MAX: usize = 1024;

@@ -22,6 +22,11 @@ impl Loop {
         match report {
             Report::Ready { conn, peer, ready } => self.on_ready(conn, peer, ready, now),
             Report::Silent { conn, peer } => {
+                if self.out.len() >= BACKLOG_MAX {
+                    // Nobody takes events; `Closed` comes once per lane, `Silent` could come for ever.
+                    self.doom(conn);
+                    return;
+                }
                 let Some(acts) = self.roster.silent(peer, conn) else {
                     return;
                 };

@@ -33,7 +33,7 @@ use tokio::{
 use self::build::{build_swarm, listen_addr};
 use super::{
     Addresses, BulkRequest, Lanes, NetConfig, NetError, NetEvent, Peer, Topic,
-    book::{Book, Target, Trust},
+    book::{Book, Target},
     dht, discovery,
     identity::peer_id,
     lane::{self, OpenTx},
@@ -50,7 +50,7 @@ pub(super) enum Command {
     Find(Vec<u8>, oneshot::Sender<Vec<Peer>>),
     Bulk(Peer, OpenTx),
     Dial(Multiaddr),
-    /// How many connections there are.
+    /// How many connections there are or are about to be.
     #[cfg(test)]
     Connections(oneshot::Sender<usize>),
     Stop,
@@ -84,7 +84,9 @@ pub(super) struct Loop {
     common: Common,
     commands: mpsc::Receiver<Command>,
     reports: mpsc::Receiver<Report>,
-    tailnet: mpsc::Receiver<Vec<Multiaddr>>,
+    /// Addresses from lookups and from the tailnet.
+    found: mpsc::Receiver<discovery::Found>,
+    found_tx: mpsc::Sender<discovery::Found>,
     /// Told once, when the first address is there or listening failed.
     listening: Option<oneshot::Sender<io::Result<()>>>,
     listeners: Vec<ListenerId>,
@@ -100,6 +102,8 @@ pub(super) struct Loop {
     closing: HashMap<PeerId, Instant>,
     /// Places for inbound bulk streams, of connected peers.
     bulk_places: HashMap<PeerId, Arc<Semaphore>>,
+    /// Handshakes that failed in a row, by address; for a hint to people.
+    bad_handshakes: HashMap<Multiaddr, u32>,
     out: VecDeque<Step>,
 }
 
@@ -170,18 +174,16 @@ impl Loop {
                 book.add_known(id, addrs, now);
             }
         }
-        for addr in config.seeds {
-            book.add_place(addr, Trust::Seed, now);
-        }
-        let (found, tailnet) = mpsc::channel(1);
+        let (found_tx, found) = mpsc::channel(1);
         if let Some(command) = config.tailscale {
             let mut ports = vec![config.tailscale_port];
             ports.extend(Some(config.port).filter(|p| *p != 0 && *p != config.tailscale_port));
+            let counters = shared.counters.clone();
             tokio::spawn(discovery::tailscale(
                 command,
                 ports,
-                found,
-                shared.counters.clone(),
+                found_tx.clone(),
+                counters,
             ));
         }
         let (reports_tx, reports) = mpsc::channel(REPORTS_MAX);
@@ -192,14 +194,15 @@ impl Loop {
             counters: shared.counters.clone(),
             mute: shared.mute.clone(),
         };
-        Ok(Self {
+        let mut this = Self {
             metrics: Metrics::new(registry),
             swarm,
             shared,
             common,
             commands,
             reports,
-            tailnet,
+            found,
+            found_tx,
             listening: Some(listening),
             listeners: vec![listener],
             want_ip6: !config.listen_loopback_only,
@@ -210,8 +213,13 @@ impl Loop {
             ready: HashMap::new(),
             closing: HashMap::new(),
             bulk_places: HashMap::new(),
+            bad_handshakes: HashMap::new(),
             out: VecDeque::new(),
-        })
+        };
+        for addr in config.seeds {
+            this.add_seed(addr, now);
+        }
+        Ok(this)
     }
 
     /// Runs until [`Command::Stop`], or until the handle is gone.
@@ -236,9 +244,9 @@ impl Loop {
                     // Nobody listens any more; the handle will stop us soon.
                     Err(_) => self.out.clear(),
                 },
-                Some(addrs) = self.tailnet.recv() => {
+                Some((trust, addrs)) = self.found.recv() => {
                     for addr in addrs {
-                        self.book.add_place(addr, Trust::Guess, Instant::now());
+                        self.book.add_place(addr, trust, Instant::now());
                     }
                 }
                 _ = tick.tick() => self.on_tick(),
@@ -323,14 +331,23 @@ impl Loop {
                 }
             }
             Command::Dial(addr) => {
-                self.book.dial_now(addr, now);
+                self.add_seed(addr, now);
                 self.dial_due(now);
             }
             #[cfg(test)]
             Command::Connections(answer) => {
-                let _ = answer.send(self.conns.len());
+                let _ = answer.send(self.conns.len() + self.book.dialing());
             }
             Command::Stop => {}
+        }
+    }
+
+    fn add_seed(&mut self, addr: Multiaddr, now: Instant) {
+        if discovery::is_named(&addr) {
+            // One task per name, from people and tickets: a handful.
+            tokio::spawn(discovery::resolve(addr, self.found_tx.clone()));
+        } else {
+            self.book.dial_now(addr, now);
         }
     }
 
