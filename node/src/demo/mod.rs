@@ -68,7 +68,7 @@ async fn perform(args: &DemoArgs, output: &Output) -> Result<(), Failure> {
     let began = Instant::now();
     let mut nursery = Nursery::start(plan).await?;
     output.note(&format!("they found each other and agreed who coordinates: {} ms", began.elapsed().as_millis()));
-    let report = match story(&mut nursery, args.tasks as usize, output.clone()).await {
+    let report = match story(&mut nursery, args.tasks as usize, output).await {
         Ok(report) => report,
         Err(e) => return Err(nursery.failed(e)),
     };
