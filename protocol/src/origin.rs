@@ -380,14 +380,20 @@ impl Mesh {
         t.acked = true;
         let bytes = codec::encode(&t.rec);
         let took = t.since.map(|s| self.now - s);
-        let copies = t.copies.max(1);
+        let copies = t.copies;
         self.outbox.open -= 1;
         self.outbox.unsent.remove(&id);
         self.answered(&id);
         self.put(Key::outbox(&id), bytes);
         self.event(Event::Accepted(id, outcome.end, took));
         self.outbox.recall(id, outcome.clone());
-        // A result can overtake the acknowledgement of a re-sent submit.
+        // A result can overtake the acknowledgement of a re-sent submit.  It is stable on the coordinator's disk at least,
+        // and the task is in our outbox: two disks unless we coordinate.
+        let here = match (&self.co, self.table.get(&id)) {
+            (Some(c), Some(r)) if r.ver.epoch == c.epoch => c.copies(r.ver.seq).max(1),
+            _ => 1,
+        };
+        let copies = copies.max(if from == self.me { here } else { 2 });
         self.submit_result(&id, Ok(Submitted { id: id.short(), task: Some(id), copies }));
         self.complete_waits(&id, &outcome);
         self.send_durable(from, Message::Delivered(Delivered { id, outcome, ext: Default::default() }));
