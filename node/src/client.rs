@@ -378,6 +378,14 @@ impl Client {
     ///
     /// # Errors
     /// Any [`ClientError`].
+    pub(crate) async fn forget(&self, node: &str) -> Result<(), ClientError> {
+        let _: Done = self.answer(self.request(Method::DELETE, &format!("/api/v1/nodes/{}", escape(node)))).await?;
+        Ok(())
+    }
+    /// The node takes no new tasks.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
     pub(crate) async fn drain(&self) -> Result<(), ClientError> {
         self.post("/drain").await
     }

@@ -77,6 +77,9 @@ pub enum Command {
     SetStrategy(Strategy),
     /// Take no new tasks here (true), or take them again (false).
     Drain(bool),
+    /// Forget a node that is gone for good (G4): what it submitted is dead, and it can only return with a new
+    /// store.  Refused while it is reachable.
+    ForgetNode(Peer),
     /// Leave in order: running work is handed back, `Bye` is said.  Answered when done.
     Leave,
 }
@@ -285,6 +288,8 @@ pub struct TaskView {
     pub delivered: bool,
     /// On how many disks the current version is.
     pub copies: u32,
+    /// An older task with the same key (O4): both were accepted on two sides of a split.
+    pub duplicate_of: Option<ShortId>,
 }
 
 /// One attempt for people.

@@ -15,7 +15,7 @@ use crate::{
     io::Event,
     mesh::Mesh,
     message::{
-        Assign, Busy, Cancel, CancelAck, Deliver, Delivered, Kill, Message, Refuse, Report, ReportAck, SetStrategy, Settings, Settled,
+        Assign, Busy, Cancel, CancelAck, Deliver, Delivered, Floor, ForgetNode, SettingsRefused, Kill, Message, Refuse, Report, ReportAck, SetStrategy, Settings, Settled,
         Submit, SubmitRefused,
     },
     placement::{Candidate, choose, fits},
@@ -151,6 +151,10 @@ impl Sched {
     pub(crate) fn note_of(&self, id: &TaskId) -> Option<&String> {
         self.notes.get(id)
     }
+    /// Another, older task that has the key of this one (O4).
+    pub(crate) fn first_of_key(&self, r: &Rec) -> Option<TaskId> {
+        self.keys.get(&r.need.key).copied().filter(|id| *id != r.id)
+    }
     pub(crate) fn rest_until(&self, id: &TaskId) -> Option<u64> {
         self.rest_of.get(id).copied()
     }
@@ -210,7 +214,14 @@ impl Mesh {
         s.dirty = true;
         s.seen_at.entry(*id).or_insert(now);
         if !rec.need.key.is_empty() {
-            s.keys.entry(rec.need.key.clone()).or_insert(*id);
+            // O4: after a split both sides may have accepted the key; the older one keeps it.
+            let older = match s.keys.get(&rec.need.key).filter(|k| *k != id).and_then(|k| self.table.get(k)) {
+                Some(other) => (rec.queued, rec.id) < (other.queued, other.id),
+                None => true,
+            };
+            if older {
+                s.keys.insert(rec.need.key.clone(), *id);
+            }
         }
         if let Some(o) = &rec.outcome {
             s.seen_at.remove(id);
@@ -1028,6 +1039,40 @@ impl Mesh {
         self.settings = Some(s);
         self.settings_effect(Effect::SettingsAck(from, m.req));
         self.capacity_changed();
+    }
+
+    /// G4: a node that is gone for good.  Its ids are dead everywhere, its open tasks end as retired.
+    pub(crate) fn on_forget_node(&mut self, from: Peer, m: ForgetNode) {
+        if self.co.as_ref().is_none_or(|c| !c.serving()) {
+            return self.not_coordinator(from, m.req, None);
+        }
+        let known = self.view.get(&m.peer);
+        let mut origins: BTreeSet<Origin> = self.table.iter().map(|r| r.id.origin).chain(self.floors.keys().copied()).collect();
+        origins.extend(known.and_then(|k| k.advert.as_ref()).map(|a| Origin { peer: m.peer, store: a.store }));
+        origins.retain(|o| o.peer == m.peer);
+        let why = if m.peer == self.me || known.is_some_and(|k| k.linked) {
+            Some(format!("{} is reachable: stop it first ('clawmesh down' there)", self.name_of(&m.peer)))
+        } else if known.is_none() && origins.is_empty() {
+            Some(format!("no node {} is known: 'clawmesh nodes' lists them", m.peer))
+        } else {
+            None
+        };
+        if let Some(message) = why {
+            let refusal = codec::Blob(crate::query::to_cbor(&Refusal::Invalid { message }));
+            return self.send(from, Message::SettingsRefused(SettingsRefused { req: m.req, refusal, ext: Default::default() }));
+        }
+        self.end_attempts_of(m.peer, |_| true, End::Lost, "the node was forgotten");
+        self.view.members.remove(&m.peer);
+        self.delete(Key::member(m.peer));
+        for origin in origins {
+            self.raise_floor(Floor { origin, inc: u64::MAX, seq: u64::MAX });
+        }
+        let ids: Vec<TaskId> = self.table.iter().filter(|r| r.id.origin.peer == m.peer).map(|r| r.id).collect();
+        for id in ids {
+            self.sched_refresh(&id);
+        }
+        // Acknowledged when the floors are on enough disks: they ride on this write.
+        self.settings_effect(Effect::SettingsAck(from, m.req));
     }
 
     /// Waiting by priority, then running, parked, ended: for heartbeats.

@@ -272,7 +272,7 @@ impl Backend for Fake {
                     self.world().draining = d;
                     Reply::Ok
                 }
-                Command::Forget(_) | Command::Leave => Reply::Ok,
+                Command::Forget(_) | Command::ForgetNode(_) | Command::Leave => Reply::Ok,
             })
         }
         .boxed()
@@ -403,5 +403,6 @@ fn view(id: ShortId, t: &FakeTask) -> TaskView {
         cancel: false,
         delivered: t.state.ended(),
         copies: 2,
+        duplicate_of: None,
     }
 }

@@ -9,7 +9,7 @@ use axum::{
     http::{StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post, put},
+    routing::{delete, get, post, put},
 };
 use clawmesh_protocol::{
     face::{Answer, Command, MemberView, Query, Reply, SkillView, StatusView},
@@ -178,6 +178,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/skills/{name}/providers", get(providers))
         .route("/invite", get(invite))
         .route("/stop", post(stop))
+        .route("/nodes/{node}", delete(forget))
         .route("/drain", post(drain))
         .route("/resume", post(resume))
         .route("/settings/strategy", put(strategy));
@@ -297,6 +298,11 @@ async fn stop(State(app): State<Arc<App>>) -> Json<Done> {
 
 async fn drain(State(app): State<Arc<App>>) -> Result<Json<Done>, Problem> {
     done(&app, Command::Drain(true)).await
+}
+
+async fn forget(State(app): State<Arc<App>>, Path(node): Path<String>) -> Result<Json<Done>, Problem> {
+    let peer = resolve_node(&node, &app.view().await?.members)?;
+    done(&app, Command::ForgetNode(peer)).await
 }
 
 async fn resume(State(app): State<Arc<App>>) -> Result<Json<Done>, Problem> {

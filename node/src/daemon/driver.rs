@@ -13,7 +13,7 @@ use clawmesh_protocol::{
     face::{Command, Reply},
     gate::Gate,
     ids::{Attempt, Hash, Peer, TaskId},
-    io::{Input, Output},
+    io::{Event, Input, Output},
     mesh::Mesh,
     message::{Gossip, Message},
 };
@@ -229,7 +229,14 @@ impl Driver {
                     let _ = tx.send(reply);
                 }
             }
-            Output::Event(e) => self.hands.figures.event(&e),
+            Output::Event(e) => {
+                if e == Event::Alarm("forgotten") {
+                    self.failed = Some(
+                        "the mesh has forgotten this node ('nodes forget'): delete the folder 'store' in its home to let it return as a new one".into(),
+                    );
+                }
+                self.hands.figures.event(&e);
+            }
             Output::WakeAt(ms) => self.wake = Some(ms),
         }
     }
