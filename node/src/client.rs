@@ -9,6 +9,7 @@ use std::{
 use axum::body::Bytes;
 use clawmesh_protocol::{
     face::{ExplainView, MemberView, NewTask, SkillView, State, TaskView},
+    ids::Peer,
     spec::Strategy,
 };
 use futures::{Stream, StreamExt, TryStreamExt};
@@ -351,6 +352,13 @@ impl Client {
     /// Any [`ClientError`].
     pub(crate) async fn skills(&self) -> Result<Vec<SkillView>, ClientError> {
         self.get("/skills").await
+    }
+    /// Who offers a skill, by the DHT alone.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub(crate) async fn providers(&self, skill: &str) -> Result<Vec<Peer>, ClientError> {
+        self.get(&format!("/skills/{}/providers", escape(skill))).await
     }
     /// The ticket that lets another machine join.
     ///

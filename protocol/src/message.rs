@@ -222,7 +222,11 @@ wire_struct! {
 }
 wire_struct! {
     /// A task for the queue (O1).
-    pub struct Submit { 1 => id: TaskId, 2 => need: Need, 3 => payload: Data, 4 => submitted_at: u64 }
+    pub struct Submit {
+        1 => id: TaskId, 2 => need: Need, 3 => payload: Data, 4 => submitted_at: u64,
+        /// It may have been acknowledged before: it must not be refused for what can change.
+        5 => again: bool,
+    }
 }
 wire_struct! {
     /// On `copies` disks.  `joined`: an older task with the same key stands for it (O4).

@@ -193,7 +193,9 @@ impl Mesh {
             let Some(need) = t.rec.need.clone() else { continue };
             t.sent = true;
             self.outbox.in_flight += 1;
-            let m = Submit { id, need, payload: t.rec.payload.clone(), submitted_at: t.rec.submitted_at, ext: Default::default() };
+            // What an earlier boot submitted may have been acknowledged there; nobody writes that down.
+            let again = t.acked || t.since.is_none();
+            let m = Submit { id, need, payload: t.rec.payload.clone(), submitted_at: t.rec.submitted_at, again, ext: Default::default() };
             self.send_durable(to, Message::Submit(m));
         }
     }
@@ -328,14 +330,16 @@ impl Mesh {
         let Some((req, i)) = self.outbox.batch_of.remove(id) else { return };
         let Some(b) = self.outbox.batches.get_mut(&req) else { return };
         if let Some(slot) = b.results.get_mut(i)
-            && slot.is_none() {
-                *slot = Some(r);
-                b.left -= 1;
-            }
+            && slot.is_none()
+        {
+            *slot = Some(r);
+            b.left -= 1;
+        }
         if b.left == 0
-            && let Some(b) = self.outbox.batches.remove(&req) {
-                self.reply(req, Reply::Submitted(b.results.into_iter().flatten().collect()));
-            }
+            && let Some(b) = self.outbox.batches.remove(&req)
+        {
+            self.reply(req, Reply::Submitted(b.results.into_iter().flatten().collect()));
+        }
     }
 
     // ---- results (O2) ----
@@ -376,14 +380,20 @@ impl Mesh {
         t.acked = true;
         let bytes = codec::encode(&t.rec);
         let took = t.since.map(|s| self.now - s);
-        let copies = t.copies.max(1);
+        let copies = t.copies;
         self.outbox.open -= 1;
         self.outbox.unsent.remove(&id);
         self.answered(&id);
         self.put(Key::outbox(&id), bytes);
         self.event(Event::Accepted(id, outcome.end, took));
         self.outbox.recall(id, outcome.clone());
-        // A result can overtake the acknowledgement of a re-sent submit.
+        // A result can overtake the acknowledgement of a re-sent submit.  It is stable on the coordinator's disk at least,
+        // and the task is in our outbox: two disks unless we coordinate.
+        let here = match (&self.co, self.table.get(&id)) {
+            (Some(c), Some(r)) if r.ver.epoch == c.epoch => c.copies(r.ver.seq).max(1),
+            _ => 1,
+        };
+        let copies = copies.max(if from == self.me { here } else { 2 });
         self.submit_result(&id, Ok(Submitted { id: id.short(), task: Some(id), copies }));
         self.complete_waits(&id, &outcome);
         self.send_durable(from, Message::Delivered(Delivered { id, outcome, ext: Default::default() }));

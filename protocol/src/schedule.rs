@@ -295,7 +295,7 @@ impl Mesh {
             }
             return self.ack_submit(&s.id);
         }
-        if let Some(refusal) = self.reject(&spec) {
+        if let Some(refusal) = self.reject(&spec).filter(|_| !s.again) {
             return self.refuse_submit(from, s.id, refusal);
         }
         if self.full || self.table.open() >= TASKS_MAX {
@@ -308,12 +308,20 @@ impl Mesh {
             if list.len() < 1_024 {
                 list.push((
                     from,
-                    Message::Submit(Submit { id: s.id, need: spec.need, payload: spec.payload, submitted_at: s.submitted_at, ext: s.ext }),
+                    Message::Submit(Submit {
+                        id: s.id,
+                        need: spec.need,
+                        payload: spec.payload,
+                        submitted_at: s.submitted_at,
+                        again: s.again,
+                        ext: s.ext,
+                    }),
                 ));
             }
             return self.fetch(h, &[from]);
         }
-        if !spec.need.key.is_empty() && self.join_by_key(from, &s.id, &spec) {
+        // After a split both may exist (O4): an acknowledged task is not lost for its key.
+        if !spec.need.key.is_empty() && !s.again && self.join_by_key(from, &s.id, &spec) {
             return;
         }
         self.admit(s.id, spec, s.submitted_at);

@@ -333,7 +333,8 @@ impl Mesh {
         self.choose_replicas();
         self.sched_rebuild();
         self.leader_changed();
-        let ready: Vec<Peer> = self.co.iter().flat_map(|c| &c.followers).filter(|(_, f)| f.stage != Stage::Pulling).map(|(p, _)| *p).collect();
+        let ready: Vec<Peer> =
+            self.co.iter().flat_map(|c| &c.followers).filter(|(_, f)| f.stage != Stage::Pulling).map(|(p, _)| *p).collect();
         for p in core::iter::once(self.me).chain(ready) {
             self.deliver_to(p);
         }

@@ -310,10 +310,11 @@ impl Mesh {
     /// The end of a step: the writes so far are in batches up to `no`.
     pub(crate) fn coord_sealed(&mut self, no: u64) {
         if let Some(c) = &mut self.co
-            && c.sealed_seq < c.seq {
-                c.sealed_seq = c.seq;
-                c.sealed.push_back((no, c.seq));
-            }
+            && c.sealed_seq < c.seq
+        {
+            c.sealed_seq = c.seq;
+            c.sealed.push_back((no, c.seq));
+        }
     }
 
     pub(crate) fn coord_persisted(&mut self) {

@@ -150,8 +150,8 @@ pub struct Due {
     pub id: TaskId,
     /// A live node can run it.
     pub able: bool,
-    /// Its origin lives, with the store that submitted it.
-    pub origin_lives: bool,
+    /// Its origin's node, when it lives with the store that submitted it.
+    pub origin: Option<usize>,
 }
 
 /// One disk, as it truly is.

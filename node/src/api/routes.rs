@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Json, Router,
     body::{Body, Bytes},
-    extract::{Request, State, rejection::QueryRejection},
+    extract::{Path, Request, State, rejection::QueryRejection},
     http::{StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -175,6 +175,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/status", get(status))
         .route("/nodes", get(nodes))
         .route("/skills", get(skills))
+        .route("/skills/{name}/providers", get(providers))
         .route("/invite", get(invite))
         .route("/stop", post(stop))
         .route("/drain", post(drain))
@@ -279,6 +280,10 @@ async fn skills(State(app): State<Arc<App>>) -> Result<Json<Vec<SkillView>>, Pro
         Reply::Skills(skills) => Ok(Json(skills)),
         other => Err(unexpected(&other)),
     }
+}
+
+async fn providers(State(app): State<Arc<App>>, Path(name): Path<String>) -> Json<Vec<Peer>> {
+    Json(app.backend.providers(name).await)
 }
 
 async fn invite(State(app): State<Arc<App>>) -> Json<Invitation> {

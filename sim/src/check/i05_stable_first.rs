@@ -41,13 +41,17 @@ impl StableFirst {
         Self { copies, written: BTreeMap::new(), joined: BTreeMap::new(), links: BTreeMap::new(), over: BTreeSet::new() }
     }
 
-    fn wrote(&mut self, node: usize, rec: &Arc<Rec>, disks: &Disks) {
+    fn wrote(&mut self, node: usize, rec: &Arc<Rec>, disks: &Disks) -> Result<(), String> {
         if disks.node(rec.ver.epoch.peer) == Some(node) {
             let w = self.written.entry(rec.ver.epoch).or_default();
             if w.by_seq.insert(rec.ver.seq, rec.clone()).is_none() {
+                if rec.ver.seq <= w.stable {
+                    return Err(format!("{:?} is written as {:?}, which was called stable before", rec.id, rec.ver));
+                }
                 w.by_id.entry(rec.id).or_default().push(rec.ver.seq);
             }
         }
+        Ok(())
     }
 
     fn stable(&mut self, e: &Entry, epoch: Epoch, seq: u64, copies: u32, disks: &Disks) -> Result<(), String> {
@@ -72,7 +76,8 @@ impl StableFirst {
         }
         let long_up = |n: &usize, since: u64| {
             let up = disks.peers.get(*n).and_then(|p| self.links.get(&(e.node, *p)));
-            up.is_some_and(|t| (*t).max(since) + FEWER_MS < e.at)
+            // Who joined over an older link has to join again.
+            up.is_some_and(|t| *t <= since && since + FEWER_MS < e.at)
         };
         let joined = self.joined.get(&epoch).map_or(0, |j| j.iter().filter(|(n, t)| **n != e.node && long_up(n, **t)).count());
         if joined + 1 > copies as usize {
@@ -134,8 +139,8 @@ impl Check for StableFirst {
     fn see(&mut self, e: &Entry, disks: &Disks) -> Result<(), String> {
         match &e.fact {
             Fact::Batch(p) => {
-                p.recs.iter().for_each(|(r, _)| self.wrote(e.node, r, disks));
                 self.over.extend(&p.outbox_dels);
+                return p.recs.iter().try_for_each(|(r, _)| self.wrote(e.node, r, disks));
             }
             Fact::Link(p, true) => {
                 self.links.insert((e.node, *p), e.at);
@@ -207,7 +212,9 @@ mod tests {
             };
             let sent = (0, Fact::Sent(peer(1), Arc::new(Message::Deliver(m))));
             let mut log = vec![(0, batch(1, vec![r.clone()])), on_disk(0), (1, batch(1, vec![r])), on_disk(1)];
-            log.insert(if stable_first { 4 } else { 0 }, stable(2));
+            if stable_first {
+                log.push(stable(2));
+            }
             log.push(sent);
             judge(StableFirst::new(2), log)
         };
@@ -215,6 +222,7 @@ mod tests {
         assert!(deliver(false).is_some());
         let thin = vec![put(0), on_disk(0), put(1), ack()];
         assert!(judge(StableFirst::new(2), thin).is_some());
+        assert!(judge(StableFirst::new(2), vec![stable(2), put(0)]).is_some());
         let false_stable = vec![put(0), on_disk(0), put(1), stable(2)];
         assert!(judge(StableFirst::new(2), false_stable).is_some());
     }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use clawmesh_protocol::{ids::TaskId, io::Event};
+use clawmesh_protocol::{ids::TaskId, io::Event, message::Message};
 
 use super::Check;
 use crate::oracle::{Disks, Entry, Fact};
@@ -23,6 +23,11 @@ impl Check for Done {
             Fact::Event(Event::Accepted(id, ..)) => {
                 self.accepted.insert(*id);
             }
+            Fact::Sent(_, m) => {
+                if let Message::Delivered(d) = &**m {
+                    self.accepted.insert(d.id);
+                }
+            }
             Fact::Quiet(q) => {
                 if let Some(r) = q.unanswered.first() {
                     return Err(format!("{} requests were never answered, the first is {r}", q.unanswered.len()));
@@ -37,11 +42,12 @@ impl Check for Done {
                     if d.able && !decided {
                         return Err(format!("{:?} has no outcome: {rec:?}", d.id));
                     }
-                    if d.able && d.origin_lives && !self.accepted.contains(&d.id) && !rec.is_some_and(|r| r.delivered) {
+                    let Some(origin) = d.origin.filter(|_| d.able) else { continue };
+                    if !self.accepted.contains(&d.id) && !rec.is_some_and(|r| r.delivered) {
                         return Err(format!("{:?} ended, but its origin has not accepted it", d.id));
                     }
-                    if d.able && d.origin_lives && !rec.is_none_or(|r| r.delivered) {
-                        return Err(format!("{:?} was accepted by its origin, but the table does not say so", d.id));
+                    if disks.now.get(origin).is_some_and(|x| x.outbox.contains(&d.id)) {
+                        return Err(format!("{:?} was accepted by its origin, but nobody has told it that it is settled", d.id));
                     }
                 }
             }
@@ -60,7 +66,7 @@ mod tests {
     use super::*;
     use crate::{
         check::fixture::*,
-        oracle::{Due, Quiet},
+        oracle::{Due, Parsed, Quiet},
     };
 
     #[test]
@@ -70,7 +76,7 @@ mod tests {
             let mut r = rec(task(1), epoch(1, 0), 1);
             r.outcome = done.then(|| outcome(End::Done, 1));
             r.delivered = done && delivered;
-            let mut q = Quiet { due: vec![Due { id: task(1), able, origin_lives: true }], ..Quiet::default() };
+            let mut q = Quiet { due: vec![Due { id: task(1), able, origin: Some(0) }], ..Quiet::default() };
             q.table.insert(task(1), Arc::new(r));
             (0, Fact::Quiet(Arc::new(q)))
         };
@@ -79,7 +85,8 @@ mod tests {
         assert_eq!(run(vec![accepted(), quiet(true, true, true)]), None);
         assert_eq!(run(vec![quiet(false, false, false)]), None);
         assert!(run(vec![quiet(true, true, false)]).is_some());
-        assert!(run(vec![accepted(), quiet(true, true, false)]).is_some());
+        let kept = Fact::Batch(Arc::new(Parsed { no: 2, outbox: vec![task(1)], ..Parsed::default() }));
+        assert!(run(vec![(0, kept), (0, Fact::Durable(2)), accepted(), quiet(true, true, true)]).is_some());
         assert!(run(vec![accepted(), quiet(false, true, false)]).is_some());
     }
 }

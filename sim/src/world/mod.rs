@@ -33,6 +33,10 @@ const START_MS: u64 = 1_000;
 const WALL_MS: u64 = 1_700_000_000_000;
 /// Steps in a run before it counts as a livelock: no run of this size needs a tenth of it.
 const STEPS_MAX: u64 = 6_000_000;
+/// A mesh that still ends tasks is not at rest: it gets so much more time after each, ms ...
+const PROGRESS_MS: u64 = 60_000;
+/// ... but not for ever.
+const OVERTIME_MS: u64 = 1_800_000;
 /// How often the end condition is looked at, ms.
 const LOOK_MS: u64 = 500;
 /// How many looks in a row must find the mesh at rest.
@@ -123,6 +127,8 @@ pub(crate) struct World {
     calm: bool,
     done: bool,
     looks: u32,
+    /// When the last task ended.
+    progress: u64,
     destroyed: usize,
     load: load::Load,
     works: BTreeMap<Hash, Work>,
@@ -163,6 +169,7 @@ impl World {
             calm: false,
             done: false,
             looks: 0,
+            progress: 0,
             destroyed: 0,
             load: load::Load::default(),
             works: BTreeMap::new(),
@@ -291,7 +298,7 @@ impl World {
         if self.looks >= LOOKS {
             self.done = true;
             self.count("end: at rest");
-        } else if self.now > self.storm_ends + self.plan.peace_ms {
+        } else if self.now > (self.storm_ends + self.plan.peace_ms).max((self.progress + PROGRESS_MS).min(self.storm_ends + OVERTIME_MS)) {
             self.done = true;
             self.say_differences();
             self.see(0, e.fact);
@@ -328,11 +335,11 @@ impl World {
     }
 
     fn due(&self, id: TaskId, t: &load::Task) -> Due {
-        let origin = self.disks.node(id.origin.peer).and_then(|n| self.nodes.get(n));
+        let lives = |n: &usize| self.nodes.get(*n).is_some_and(|n| n.core.is_some() && n.store == id.origin.store);
         Due {
             id,
             able: self.nodes.iter().any(|n| n.core.is_some() && n.able(&t.need)) || t.need.queue_timeout_ms + t.need.total_timeout_ms > 0,
-            origin_lives: origin.is_some_and(|n| n.core.is_some() && n.store == id.origin.store),
+            origin: self.disks.node(id.origin.peer).filter(lives),
         }
     }
 

@@ -214,6 +214,7 @@ impl World {
         let name = n.cfg.name.clone();
         self.say(|| format!("{name} BOOT {boot}{}", if quarantined { " (quarantined)" } else { "" }));
         self.see(node, Fact::Boot { store, boot, fresh });
+        self.progress = self.now;
         self.number(node, &out);
         self.look_inside(node);
         self.pass(node, out);
@@ -560,6 +561,9 @@ impl World {
     }
 
     fn note_event(&mut self, _node: usize, e: &Event) {
+        if matches!(e, Event::Decided(..) | Event::Accepted(..)) {
+            self.progress = self.now;
+        }
         let line = match e {
             Event::Election { why } => format!("election: {why}"),
             Event::Claimed(_) => "event: claimed".into(),

@@ -39,7 +39,14 @@ impl World {
         let mut seen: BTreeMap<TaskId, BTreeMap<String, String>> = BTreeMap::new();
         for n in self.nodes.iter() {
             for r in n.core.iter().flat_map(|c| c.mesh.records()) {
-                let what = format!("{:?} cancel {} delivered {} outcome {:?} live {:?}", r.ver, r.cancel, r.delivered, r.outcome.as_ref().map(|o| o.end), r.live.len());
+                let what = format!(
+                    "{:?} cancel {} delivered {} outcome {:?} live {:?}",
+                    r.ver,
+                    r.cancel,
+                    r.delivered,
+                    r.outcome.as_ref().map(|o| o.end),
+                    r.live.len()
+                );
                 seen.entry(r.id).or_default().entry(what).or_default().push_str(&n.cfg.name);
             }
         }
