@@ -13,7 +13,7 @@ use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use clawmesh_protocol::{
@@ -210,13 +210,17 @@ struct OpenedStore {
     notes: Vec<String>,
 }
 
-fn open_store(home: &Path, registry: &mut Registry) -> Result<OpenedStore, Failure> {
+/// `known`: this node's key was in the home before, so others may remember starts of it which a new store knows nothing of.
+fn open_store(home: &Path, known: bool, registry: &mut Registry) -> Result<OpenedStore, Failure> {
     // Bounded by the store's own queue: a completion per batch, 4,096 at most.
     let (tx, commits) = mpsc::unbounded_channel();
     let mut options = Options::new(Box::new(move |c| {
         let _ = tx.send(c);
     }));
     options.metrics = StoreMetrics::new(registry);
+    if known {
+        options.boot_floor = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    }
     let o = Store::open(&home.join("store"), options, new_enough).map_err(|e| Failure::refused(e.to_string()))?;
     let blobs: BTreeSet<Hash> = o.store.blobs().list().map(|b| Hash(b.hash.0)).collect();
     let recovered =
@@ -249,7 +253,9 @@ async fn node(args: UpArgs, output: Output) -> Result<(), Failure> {
     watch_signals(stop.clone())?;
 
     let bound = api::bind(args.api_port).await.map_err(|e| Failure::refused(e.to_string()))?;
-    let identity = Identity::load_or_create(&home_dir.join("node.key")).map_err(|e| Failure::refused(e.to_string()))?;
+    let key = home_dir.join("node.key");
+    let known_before = key.exists();
+    let identity = Identity::load_or_create(&key).map_err(|e| Failure::refused(e.to_string()))?;
     let me = Peer(identity.peer());
     let (mesh_ticket, created) = choose_mesh(&args)?;
     let seeds = args.peers.iter().map(String::as_str).map(seed).collect::<Result<Vec<_>, _>>()?;
@@ -257,7 +263,7 @@ async fn node(args: UpArgs, output: Output) -> Result<(), Failure> {
     let mut registry = Registry::default();
     let core = registry.sub_registry_with_prefix("clawmesh");
     let figures = Figures::new(core);
-    let OpenedStore { store, mut recovered, commits, notes } = open_store(&home_dir, core)?;
+    let OpenedStore { store, mut recovered, commits, notes } = open_store(&home_dir, known_before, core)?;
     for n in &notes {
         tracing::warn!("{n}");
         if output.mode() == Mode::Human {

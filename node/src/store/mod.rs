@@ -59,6 +59,10 @@ pub(crate) struct Options {
     pub(crate) rewrite_floor_bytes: u64,
     /// Cap of the ballast in bytes, 64 MiB by default; 0 keeps none.
     pub(crate) ballast_max_bytes: u64,
+    /// Starts are counted from here when no side file says how many there were; 0 by default.
+    /// Others take a start with a number that they know for an old one, so a node whose key is
+    /// older than its store gives a number above all it can have had: the seconds since 1970.
+    pub(crate) boot_floor: u64,
     /// Where completions go. Called on the committer's thread; must not block.
     pub(crate) on_done: OnDone,
     /// Figures to keep.
@@ -74,6 +78,7 @@ impl Options {
             cache_bytes: 64 << 20,
             rewrite_floor_bytes: 256_000_000,
             ballast_max_bytes: 64 << 20,
+            boot_floor: 0,
             on_done,
             metrics: StoreMetrics::default(),
             faults: Faults::default(),

@@ -61,6 +61,9 @@ pub(super) fn recover(dir: &Path, options: &Options, space: &SpaceGuard, hw_chec
     if fresh || damage.is_some() {
         state.store_id = rand::random();
     }
+    if !matches!(side, SideRead::Good { .. }) {
+        state.boot = state.boot.max(options.boot_floor);
+    }
     if let Some(why) = damage {
         quarantine(&place, &mut found, &mut state, &why, &mut report)?;
     } else if fresh {
