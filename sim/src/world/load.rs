@@ -266,6 +266,7 @@ impl World {
             Refusal::Ambiguous { .. } => "refused: ambiguous",
             Refusal::Full { .. } => "refused: full",
             Refusal::NoCoordinator { .. } => "refused: no coordinator",
+            Refusal::Joined { .. } => "refused: joined",
         };
         self.count(word);
     }
