@@ -459,8 +459,7 @@ impl Mesh {
     }
 
     fn head_of(&self, class: &Class) -> Option<TaskId> {
-        let c = self.co.as_ref()?;
-        c.sched.queue.heads(self.now).into_iter().find(|(k, _)| k == class).map(|(_, id)| id)
+        self.co.as_ref()?.sched.queue.head(class, self.now)
     }
 
     /// Every node as placement sees it, for one task.
