@@ -264,6 +264,7 @@ impl World {
             Refusal::UnknownSkill { .. } => "refused: unknown skill",
             Refusal::NotFound { .. } => "refused: not found",
             Refusal::Ambiguous { .. } => "refused: ambiguous",
+            Refusal::Joined { .. } => "joined by key",
             Refusal::Full { .. } => "refused: full",
             Refusal::NoCoordinator { .. } => "refused: no coordinator",
             Refusal::Joined { .. } => "refused: joined",
