@@ -15,8 +15,8 @@ use crate::{
     io::Event,
     mesh::Mesh,
     message::{
-        Assign, Busy, Cancel, CancelAck, Deliver, Delivered, Floor, ForgetNode, SettingsRefused, Kill, Message, Refuse, Report, ReportAck, SetStrategy, Settings, Settled,
-        Submit, SubmitRefused,
+        Assign, Busy, Cancel, CancelAck, Deliver, Delivered, Floor, ForgetNode, Kill, Message, Refuse, Report, ReportAck, SetStrategy,
+        Settings, SettingsRefused, Settled, Submit, SubmitRefused,
     },
     placement::{Candidate, choose, fits},
     queue::{Class, Queue},
