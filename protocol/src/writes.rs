@@ -516,7 +516,12 @@ impl Mesh {
         }
         self.fetching.insert(hash, self.now);
         let mut from: Vec<Peer> = Vec::new();
-        let known = self.view.usable().collect::<Vec<_>>();
+        let mut known = self.view.usable().collect::<Vec<_>>();
+        if !known.is_empty() {
+            // In a large mesh others are asked each time.
+            let turn = self.below(known.len() as u64) as usize;
+            known.rotate_left(turn);
+        }
         for p in first.iter().copied().chain(known) {
             if p != self.me && !from.contains(&p) && from.len() < 8 {
                 from.push(p);
@@ -576,6 +581,10 @@ impl Mesh {
     }
 
     fn drop_blob(&mut self, hash: Hash) {
+        if !self.blobs.contains(&hash) {
+            // It may be arriving: what is written after this would be taken away behind our back.
+            return;
+        }
         // Two tasks may name one blob: same input, same output.  Looking through the table is rare work.
         if !self.table.iter().any(|r| r.blobs().any(|h| h == hash)) && !self.outbox.names(hash) && !self.worker.names(hash) {
             self.blobs.remove(&hash);
@@ -604,8 +613,10 @@ impl Mesh {
             .copied()
             .collect();
         for h in wanted {
-            let leader = self.leader().unwrap_or(self.me);
-            self.fetch(h, &[leader]);
+            // Whoever sent what waits for it has it.
+            let mut first: Vec<Peer> = self.parked.get(&h).into_iter().flatten().map(|(p, _)| *p).take(4).collect();
+            first.extend(self.leader());
+            self.fetch(h, &first);
         }
     }
 
