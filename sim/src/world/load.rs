@@ -27,6 +27,8 @@ pub(super) struct Load {
 /// An acknowledged task.
 pub(super) struct Task {
     pub(super) need: Need,
+    /// The blob that holds its input.
+    pub(super) input: Option<Hash>,
 }
 
 /// A request without its answer.
@@ -281,7 +283,7 @@ impl World {
                         return self.complain("core", node, "acknowledges a task without its id".into());
                     };
                     self.see(node, Fact::Acked(id, s.copies));
-                    self.load.tasks.entry(id).or_insert_with(|| Task { need: spec.need.clone() });
+                    self.load.tasks.entry(id).or_insert_with(|| Task { need: spec.need.clone(), input: spec.payload.blob() });
                     // Who joined another node's task by key can't wait for it here.
                     if self.chance.load.percent(60) && self.node_of(id.origin.peer) == Some(node) {
                         self.load.next += 1;
