@@ -46,7 +46,7 @@ const LOOKS: u32 = 4;
 enum What {
     Tick { node: usize, life: u64, at: u64 },
     Give { node: usize, life: u64, input: Box<Input> },
-    Packet { pair: usize, side: usize, conn: u64, packet: net::Packet },
+    Packet { pair: usize, side: usize },
     Watch { pair: usize, side: usize, token: u64, close: bool },
     Dial { pair: usize },
     Gossip { node: usize, life: u64, from: Peer, gossip: Arc<Gossip> },
@@ -223,7 +223,7 @@ impl World {
         match what {
             What::Tick { node, life, at } => self.tick(node, life, at),
             What::Give { node, life, input } => self.give_if(node, life, *input),
-            What::Packet { pair, side, conn, packet } => self.arrive(pair, side, conn, packet),
+            What::Packet { pair, side } => self.arrive(pair, side),
             What::Watch { pair, side, token, close } => self.watched(pair, side, token, close),
             What::Dial { pair } => self.dial(pair),
             What::Gossip { node, life, from, gossip } => self.give_if(node, life, Input::Gossip(from, (*gossip).clone())),
