@@ -9,6 +9,7 @@ use std::{
 use axum::body::Bytes;
 use clawmesh_protocol::{
     face::{ExplainView, MemberView, NewTask, SkillView, State, TaskView},
+    ids::Peer,
     spec::Strategy,
 };
 use futures::{Stream, StreamExt, TryStreamExt};
@@ -352,6 +353,13 @@ impl Client {
     pub(crate) async fn skills(&self) -> Result<Vec<SkillView>, ClientError> {
         self.get("/skills").await
     }
+    /// Who offers a skill, by the DHT alone.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub(crate) async fn providers(&self, skill: &str) -> Result<Vec<Peer>, ClientError> {
+        self.get(&format!("/skills/{}/providers", escape(skill))).await
+    }
     /// The ticket that lets another machine join.
     ///
     /// # Errors
@@ -365,6 +373,14 @@ impl Client {
     /// Any [`ClientError`].
     pub(crate) async fn stop(&self) -> Result<(), ClientError> {
         self.post("/stop").await
+    }
+    /// The node takes no new tasks.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub(crate) async fn forget(&self, node: &str) -> Result<(), ClientError> {
+        let _: Done = self.answer(self.request(Method::DELETE, &format!("/api/v1/nodes/{}", escape(node)))).await?;
+        Ok(())
     }
     /// The node takes no new tasks.
     ///

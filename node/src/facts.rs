@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+#[cfg(test)]
+use std::time::Duration;
+use std::time::{Instant, SystemTime};
 
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
@@ -36,13 +38,6 @@ pub(crate) struct Facts {
     pub(crate) taken: Instant,
     /// When this was taken, for people.
     pub(crate) taken_at: SystemTime,
-}
-
-impl Facts {
-    /// How old these figures are; they reach placement together with it.
-    pub(crate) fn age(&self) -> Duration {
-        self.taken.elapsed()
-    }
 }
 
 /// An address of this machine.
@@ -83,14 +78,6 @@ impl AddressKind {
             _ => Some(AddressKind::Public),
         }
     }
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            AddressKind::Private => "private",
-            AddressKind::Tailscale => "tailscale",
-            AddressKind::Public => "public",
-        }
-    }
 }
 
 /// Whether Tailscale gives out such addresses: 100.64.0.0/10 and fd7a:115c:a1e0::/48.
@@ -123,17 +110,11 @@ pub(crate) struct Sampler {
 impl Sampler {
     /// `home` decides which file system's space is told. It need not exist yet.
     pub(crate) fn new(home: &Path) -> Sampler {
-        let refresh = RefreshKind::nothing()
-            .with_cpu(CpuRefreshKind::nothing().with_usage())
-            .with_memory(MemoryRefreshKind::nothing().with_ram());
+        let refresh =
+            RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing().with_usage()).with_memory(MemoryRefreshKind::nothing().with_ram());
         // Where the system tells nothing, the rest is still worth having.
         let system = System::new_with_specifics(refresh).ok();
-        Sampler {
-            last_cpu: system.as_ref().map(|_| Instant::now()),
-            system,
-            home: home.to_owned(),
-            refresh,
-        }
+        Sampler { last_cpu: system.as_ref().map(|_| Instant::now()), system, home: home.to_owned(), refresh }
     }
 
     /// Looks at the machine. Meant for every five seconds; more often than five times a second, processor usage says nothing.
@@ -142,12 +123,8 @@ impl Sampler {
         let (mut memory_total, mut memory_available) = (0, 0);
         if let Some(system) = &mut self.system {
             system.refresh_specifics(self.refresh);
-            let since = self
-                .last_cpu
-                .replace(Instant::now())
-                .map(|last| last.elapsed());
-            let is_long_enough =
-                since.is_some_and(|since| since >= sysinfo::MINIMUM_CPU_UPDATE_INTERVAL);
+            let since = self.last_cpu.replace(Instant::now()).map(|last| last.elapsed());
+            let is_long_enough = since.is_some_and(|since| since >= sysinfo::MINIMUM_CPU_UPDATE_INTERVAL);
             cpu_percent = is_long_enough.then(|| system.global_cpu_usage().clamp(0.0, 100.0));
             (memory_total, memory_available) = memory(system);
         }
@@ -157,10 +134,7 @@ impl Sampler {
             platform: platform(),
             architecture: std::env::consts::ARCH,
             addresses: addresses(),
-            cpu_count: std::thread::available_parallelism()
-                .ok()
-                .and_then(|count| u32::try_from(count.get()).ok())
-                .unwrap_or(1),
+            cpu_count: std::thread::available_parallelism().ok().and_then(|count| u32::try_from(count.get()).ok()).unwrap_or(1),
             cpu_percent,
             memory_total,
             memory_available,
@@ -177,26 +151,17 @@ impl Sampler {
 fn memory(system: &System) -> (u64, u64) {
     let (total, available) = (system.total_memory(), system.available_memory());
     match system.cgroup_limits() {
-        Some(limits) if limits.total_memory > 0 && limits.total_memory < total => {
-            (limits.total_memory, limits.free_memory.min(available))
-        }
+        Some(limits) if limits.total_memory > 0 && limits.total_memory < total => (limits.total_memory, limits.free_memory.min(available)),
         _ => (total, available),
     }
 }
 
 fn host_name() -> String {
-    System::host_name()
-        .ok()
-        .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| "unknown".to_owned())
+    System::host_name().ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "unknown".to_owned())
 }
 
 fn load_one() -> Option<f64> {
-    if cfg!(windows) {
-        None
-    } else {
-        System::load_average().ok().map(|load| load.one)
-    }
+    if cfg!(windows) { None } else { System::load_average().ok().map(|load| load.one) }
 }
 
 /// This machine's addresses now. Empty when the system does not tell.
@@ -206,11 +171,7 @@ pub(crate) fn addresses() -> Vec<Address> {
         .into_iter()
         .filter_map(|interface| {
             let ip = interface.ip();
-            Some(Address {
-                kind: AddressKind::of(ip)?,
-                ip,
-                interface: interface.name,
-            })
+            Some(Address { kind: AddressKind::of(ip)?, ip, interface: interface.name })
         })
         .collect();
     addresses.sort();
@@ -223,15 +184,8 @@ pub(crate) fn addresses() -> Vec<Address> {
 /// Asks for this one file system only: looking at all of them would hang on a dead network drive.
 #[cfg(unix)]
 fn disk_space(path: &Path) -> (u64, u64) {
-    let found = path
-        .ancestors()
-        .find_map(|path| rustix::fs::statvfs(path).ok());
-    found.map_or((0, 0), |disk| {
-        (
-            disk.f_blocks.saturating_mul(disk.f_frsize),
-            disk.f_bavail.saturating_mul(disk.f_frsize),
-        )
-    })
+    let found = path.ancestors().find_map(|path| rustix::fs::statvfs(path).ok());
+    found.map_or((0, 0), |disk| (disk.f_blocks.saturating_mul(disk.f_frsize), disk.f_bavail.saturating_mul(disk.f_frsize)))
 }
 
 /// The disk with the longest mount point above `path`. Not tried on Windows.
@@ -241,9 +195,7 @@ fn disk_space(path: &Path) -> (u64, u64) {
     let Ok(disks) = sysinfo::Disks::new_with_refreshed_list_specifics(kind) else {
         return (0, 0);
     };
-    let above = disks
-        .iter()
-        .filter(|disk| path.starts_with(disk.mount_point()));
+    let above = disks.iter().filter(|disk| path.starts_with(disk.mount_point()));
     let nearest = above.max_by_key(|disk| disk.mount_point().as_os_str().len());
     nearest.map_or((0, 0), |disk| (disk.total_space(), disk.available_space()))
 }
@@ -260,12 +212,7 @@ mod tests {
         assert!(first.cpu_count >= 1);
         assert!(first.memory_total > 0 && first.memory_available <= first.memory_total);
         assert!(first.disk_total > 0 && first.disk_free <= first.disk_total);
-        assert!(
-            first
-                .addresses
-                .iter()
-                .all(|address| !address.ip.is_loopback())
-        );
+        assert!(first.addresses.iter().all(|address| !address.ip.is_loopback()));
         assert!(["linux", "darwin", "win32"].contains(&first.platform));
         // Right after the first one, usage cannot be known.
         assert_eq!(first.cpu_percent, None);
@@ -275,31 +222,18 @@ mod tests {
         }
         let each = started.elapsed() / 20;
         assert!(each < Duration::from_millis(100), "{each:?} for a sample");
-        assert!(first.age() >= started.elapsed());
     }
 
     #[test]
     fn tailnet_addresses_are_recognised() {
         let kind = |ip: &str| AddressKind::of(ip.parse().unwrap());
-        for ip in [
-            "100.64.0.0",
-            "100.101.102.103",
-            "100.127.255.255",
-            "fd7a:115c:a1e0::1",
-            "fd7a:115c:a1e0:ab12::53",
-        ] {
+        for ip in ["100.64.0.0", "100.101.102.103", "100.127.255.255", "fd7a:115c:a1e0::1", "fd7a:115c:a1e0:ab12::53"] {
             assert_eq!(kind(ip), Some(AddressKind::Tailscale), "{ip}");
         }
         for ip in ["100.63.255.255", "100.128.0.0", "8.8.8.8", "2001:db8::1"] {
             assert_eq!(kind(ip), Some(AddressKind::Public), "{ip}");
         }
-        for ip in [
-            "10.1.2.3",
-            "192.168.1.1",
-            "172.16.0.1",
-            "fd00::1",
-            "fd7a:115c:a1e1::1",
-        ] {
+        for ip in ["10.1.2.3", "192.168.1.1", "172.16.0.1", "fd00::1", "fd7a:115c:a1e1::1"] {
             assert_eq!(kind(ip), Some(AddressKind::Private), "{ip}");
         }
         for ip in ["127.0.0.1", "::1", "169.254.3.4", "fe80::1", "0.0.0.0"] {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use backon::{ConstantBuilder, Retryable};
-use futures::future::{join_all, try_join_all};
+use futures::future::join_all;
 use tempfile::TempDir;
 use tokio::time::Instant;
 

@@ -1,5 +1,5 @@
 //! The node's own log: to stderr, as much as `CLAWMESH_LOG` asks for (`info`, `debug`,
-//! `clawmesh=debug,libp2p=warn` …; `warn` when it is not set).
+//! `clawmesh=debug,libp2p=warn` …; `clawmesh=info` and warnings of the rest when it is not set).
 
 use std::io::IsTerminal;
 

@@ -260,10 +260,12 @@ impl Mesh {
             return self.send_durable(from, Message::Hb(hb));
         }
         if let Some(l) = self.leader.as_ref().filter(|l| l.peer != from)
-            && self.leader_alive() && self.now.saturating_sub(l.two_way) < 2_500 {
-                let (epoch, peer) = (l.epoch, l.peer);
-                return self.send(from, Message::PreLeader(PreLeader { round, epoch, peer, ext: Default::default() }));
-            }
+            && self.leader_alive()
+            && self.now.saturating_sub(l.two_way) < 2_500
+        {
+            let (epoch, peer) = (l.epoch, l.peer);
+            return self.send(from, Message::PreLeader(PreLeader { round, epoch, peer, ext: Default::default() }));
+        }
         let mine = self.rank();
         let except = self.leader.as_ref().map(|l| l.peer);
         let better = mine > p.rank && self.eligible() && self.view.in_council(mine, except);
@@ -615,9 +617,11 @@ impl Mesh {
     pub(crate) fn on_not_coordinator(&mut self, _from: Peer, n: crate::message::NotCoordinator) {
         // E11: a hint, never followed to a lower epoch.
         if let Some(p) = n.leader.filter(|p| *p != self.me && n.epoch >= self.side.promised && self.view.is_usable(p))
-            && self.co.is_none() && !self.leader_alive() {
-                self.follow(n.epoch, p);
-            }
+            && self.co.is_none()
+            && !self.leader_alive()
+        {
+            self.follow(n.epoch, p);
+        }
         self.not_coordinator_for(n.req, n.id);
     }
 }

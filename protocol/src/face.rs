@@ -77,6 +77,9 @@ pub enum Command {
     SetStrategy(Strategy),
     /// Take no new tasks here (true), or take them again (false).
     Drain(bool),
+    /// Forget a node that is gone for good (G4): what it submitted is dead, and it can only return with a new
+    /// store.  Refused while it is reachable.
+    ForgetNode(Peer),
     /// Leave in order: running work is handed back, `Bye` is said.  Answered when done.
     Leave,
 }
@@ -144,6 +147,14 @@ pub enum Refusal {
         id: String,
         /// Some of them; at most 10.
         candidates: Vec<ShortId>,
+    },
+    /// Between nodes only: an older task with the same key and content stands for this one, and its submitter gets
+    /// [`Submitted`] with the older one's id (O4).
+    Joined {
+        /// The older task.
+        id: ShortId,
+        /// On how many disks it is.
+        copies: u32,
     },
     /// A disk is full, or a bound of the mesh is reached; nothing was lost.
     Full {
@@ -285,6 +296,8 @@ pub struct TaskView {
     pub delivered: bool,
     /// On how many disks the current version is.
     pub copies: u32,
+    /// An older task with the same key (O4): both were accepted on two sides of a split.
+    pub duplicate_of: Option<ShortId>,
 }
 
 /// One attempt for people.

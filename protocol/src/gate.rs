@@ -70,6 +70,12 @@ impl Gate {
 fn after(o: &Output) -> u64 {
     match o {
         Output::Send { after, .. } | Output::Publish { after, .. } | Output::Start { after, .. } | Output::Reply { after, .. } => *after,
-        Output::Persist(_) | Output::Kill(..) | Output::Fetch(..) | Output::Dial(..) | Output::DropBlob(_) | Output::Event(_) | Output::WakeAt(_) => 0,
+        Output::Persist(_)
+        | Output::Kill(..)
+        | Output::Fetch(..)
+        | Output::Dial(..)
+        | Output::DropBlob(_)
+        | Output::Event(_)
+        | Output::WakeAt(_) => 0,
     }
 }

@@ -390,6 +390,8 @@ impl Mesh {
             Message::Query(q) => self.on_query(from, q),
             Message::Answer(a) => self.on_answer(from, a),
             Message::SetStrategy(s) => self.on_set_strategy(from, s),
+            Message::ForgetNode(f) => self.on_forget_node(from, f),
+            Message::SettingsRefused(r) => self.on_settings_refused(r),
             Message::SettingsAck(a) => self.on_settings_ack(a.req),
             Message::Bye(b) => self.on_bye(from, b),
             Message::Busy(b) => self.on_busy(from, b),
@@ -802,6 +804,21 @@ impl Mesh {
             self.floors.insert(f.origin, (f.inc, f.seq));
             self.put(Key::floor(&f.origin), codec::encode(&f));
             self.coord_floor(f);
+            if f.inc == u64::MAX {
+                self.forgotten(f.origin);
+            }
+        }
+    }
+
+    /// G4: the highest floor there is means that the node was forgotten.
+    fn forgotten(&mut self, origin: Origin) {
+        if origin == (Origin { peer: self.me, store: self.store }) {
+            // The driver stops the node: with this store it can submit nothing any more.
+            return self.event(Event::Alarm("forgotten"));
+        }
+        if origin.peer != self.me && self.view.get(&origin.peer).is_some_and(|m| !m.linked) {
+            self.view.members.remove(&origin.peer);
+            self.delete(Key::member(origin.peer));
         }
     }
 

@@ -309,6 +309,14 @@ wire_struct! {
     pub struct SettingsAck { 1 => req: u64 }
 }
 wire_struct! {
+    /// Forget a node that is gone for good (G4).
+    pub struct ForgetNode { 1 => req: u64, 2 => peer: Peer }
+}
+wire_struct! {
+    /// The setting was refused: an encoded [`crate::face::Refusal`].
+    pub struct SettingsRefused { 1 => req: u64, 2 => refusal: Blob }
+}
+wire_struct! {
     /// I leave in order: nothing of mine runs any more (E9, L3).
     pub struct Bye { 1 => boot: u64, 2 => epoch: Epoch, /** Attempts that were ended by leaving. */ 3 => why: String }
 }
@@ -373,6 +381,8 @@ wire_enum! {
         40 => WantCatalogue(WantCatalogue),
         41 => Catalogue(CatalogueMsg),
         42 => Hb(Hb),
+        43 => ForgetNode(ForgetNode),
+        44 => SettingsRefused(SettingsRefused),
     }
 }
 

@@ -287,7 +287,11 @@ impl Mesh {
             _ => "refused".into(),
         };
         let waiting = self.outbox.batch_of.contains_key(&r.id);
-        self.submit_result(&r.id, Err(refusal));
+        let result = match refusal {
+            Refusal::Joined { id, copies } => Ok(Submitted { id, task: None, copies }),
+            refusal => Err(refusal),
+        };
+        self.submit_result(&r.id, result);
         if let Some(t) = self.outbox.tasks.remove(&r.id) {
             if t.rec.outcome.is_none() {
                 self.outbox.open -= 1;
@@ -340,14 +344,16 @@ impl Mesh {
         let Some((req, i)) = self.outbox.batch_of.remove(id) else { return };
         let Some(b) = self.outbox.batches.get_mut(&req) else { return };
         if let Some(slot) = b.results.get_mut(i)
-            && slot.is_none() {
-                *slot = Some(r);
-                b.left -= 1;
-            }
+            && slot.is_none()
+        {
+            *slot = Some(r);
+            b.left -= 1;
+        }
         if b.left == 0
-            && let Some(b) = self.outbox.batches.remove(&req) {
-                self.reply(req, Reply::Submitted(b.results.into_iter().flatten().collect()));
-            }
+            && let Some(b) = self.outbox.batches.remove(&req)
+        {
+            self.reply(req, Reply::Submitted(b.results.into_iter().flatten().collect()));
+        }
     }
 
     // ---- results (O2) ----
@@ -388,14 +394,20 @@ impl Mesh {
         t.acked = true;
         let bytes = codec::encode(&t.rec);
         let took = t.since.map(|s| self.now - s);
-        let copies = t.copies.max(1);
+        let copies = t.copies;
         self.outbox.open -= 1;
         self.outbox.unsent.remove(&id);
         self.answered(&id);
         self.put(Key::outbox(&id), bytes);
         self.event(Event::Accepted(id, outcome.end, took));
         self.outbox.recall(id, outcome.clone());
-        // A result can overtake the acknowledgement of a re-sent submit.
+        // A result can overtake the acknowledgement of a re-sent submit.  It is stable on the coordinator's disk at least,
+        // and the task is in our outbox: two disks unless we coordinate.
+        let here = match (&self.co, self.table.get(&id)) {
+            (Some(c), Some(r)) if r.ver.epoch == c.epoch => c.copies(r.ver.seq).max(1),
+            _ => 1,
+        };
+        let copies = copies.max(if from == self.me { here } else { 2 });
         self.submit_result(&id, Ok(Submitted { id: id.short(), task: Some(id), copies }));
         self.complete_waits(&id, &outcome);
         self.send_durable(from, Message::Delivered(Delivered { id, outcome, ext: Default::default() }));

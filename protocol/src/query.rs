@@ -19,7 +19,7 @@ use crate::{
     ids::{Peer, TaskId, short_prefix},
     io::Output,
     mesh::Mesh,
-    message::{AnswerMsg, Cancel, CancelAck, Message, NotCoordinator, QueryMsg, SetStrategy},
+    message::{AnswerMsg, Cancel, CancelAck, ForgetNode, Message, NotCoordinator, QueryMsg, SetStrategy, SettingsRefused},
     placement::{fits, score},
     record::{End, Rec},
     view::member_view,
@@ -104,6 +104,7 @@ impl Mesh {
                 self.reply(req, Reply::Skills(s));
             }
             Command::SetStrategy(strategy) => self.ask(req, Message::SetStrategy(SetStrategy { req, strategy, ext: Default::default() })),
+            Command::ForgetNode(peer) => self.ask(req, Message::ForgetNode(ForgetNode { req, peer, ext: Default::default() })),
             Command::Drain(on) => {
                 self.draining = on;
                 self.publish_advert();
@@ -213,6 +214,13 @@ impl Mesh {
     pub(crate) fn on_settings_ack(&mut self, req: u64) {
         if self.asks.map.remove(&req).is_some() {
             self.reply(req, Reply::Ok);
+        }
+    }
+
+    pub(crate) fn on_settings_refused(&mut self, r: SettingsRefused) {
+        if self.asks.map.remove(&r.req).is_some() {
+            let unread = || Refusal::Invalid { message: "the coordinator refused it".into() };
+            self.reply(r.req, Reply::Refused(from_cbor(&r.refusal.0).unwrap_or_else(unread)));
         }
     }
 
@@ -348,6 +356,7 @@ impl Mesh {
             cancel: r.cancel,
             delivered: r.delivered,
             copies: copies.max(1),
+            duplicate_of: self.co.as_ref().and_then(|c| c.sched.first_of_key(r)).map(|id| id.short()),
         }
     }
 

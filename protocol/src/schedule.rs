@@ -15,7 +15,7 @@ use crate::{
     io::Event,
     mesh::Mesh,
     message::{
-        Assign, Busy, Cancel, CancelAck, Deliver, Delivered, Kill, Message, Refuse, Report, ReportAck, SetStrategy, Settings, Settled,
+        Assign, Busy, Cancel, CancelAck, Deliver, Delivered, Floor, ForgetNode, SettingsRefused, Kill, Message, Refuse, Report, ReportAck, SetStrategy, Settings, Settled,
         Submit, SubmitRefused,
     },
     placement::{Candidate, choose, fits},
@@ -109,6 +109,9 @@ pub(crate) struct Sched {
     turns: BTreeMap<Peer, u64>,
     turn: u64,
     run_ms: BTreeMap<String, u64>,
+    /// Workers that handed short tasks back because longer ones took their slots, until one of those has ended:
+    /// they get nothing ahead.
+    jammed: BTreeSet<Peer>,
     seen_at: BTreeMap<TaskId, u64>,
     dirty: bool,
     stuck: BTreeSet<Class>,
@@ -131,8 +134,8 @@ impl Sched {
         Ok(())
     }
     /// How many tasks of this class a worker with `slots` may have.
-    fn room(&self, need: &Need, slots: u32) -> u32 {
-        let ahead = match self.run_ms.get(&class_name(need)) {
+    fn room(&self, need: &Need, worker: Peer, slots: u32) -> u32 {
+        let ahead = match self.run_ms.get(&class_name(need)).filter(|_| !self.jammed.contains(&worker)) {
             Some(ms) => (AHEAD_MS / (ms + 1)).min(AHEAD_MAX),
             None => 0,
         };
@@ -150,6 +153,10 @@ impl Sched {
     }
     pub(crate) fn note_of(&self, id: &TaskId) -> Option<&String> {
         self.notes.get(id)
+    }
+    /// Another, older task that has the key of this one (O4).
+    pub(crate) fn first_of_key(&self, r: &Rec) -> Option<TaskId> {
+        self.keys.get(&r.need.key).copied().filter(|id| *id != r.id)
     }
     pub(crate) fn rest_until(&self, id: &TaskId) -> Option<u64> {
         self.rest_of.get(id).copied()
@@ -210,7 +217,14 @@ impl Mesh {
         s.dirty = true;
         s.seen_at.entry(*id).or_insert(now);
         if !rec.need.key.is_empty() {
-            s.keys.entry(rec.need.key.clone()).or_insert(*id);
+            // O4: after a split both sides may have accepted the key; the older one keeps it.
+            let older = match s.keys.get(&rec.need.key).filter(|k| *k != id).and_then(|k| self.table.get(k)) {
+                Some(other) => (rec.queued, rec.id) < (other.queued, other.id),
+                None => true,
+            };
+            if older {
+                s.keys.insert(rec.need.key.clone(), *id);
+            }
         }
         if let Some(o) = &rec.outcome {
             s.seen_at.remove(id);
@@ -354,13 +368,12 @@ impl Mesh {
         let Some(c) = &self.co else { return false };
         let Some(old) = c.sched.keys.get(&spec.need.key).copied() else { return false };
         let Some(rec) = self.table.get(&old) else { return false };
-        let message = if rec.spec_hash == spec.hash() {
-            format!("key '{}' is taken by the same task {old}: wait for that one with 'clawmesh tasks wait {old}'", spec.need.key)
+        if rec.spec_hash == spec.hash() {
+            self.effect(&old, Effect::Joined(old, *id, from));
         } else {
-            format!("key '{}' is taken by another task, {old}: choose another key", spec.need.key)
-        };
-        let _ = id;
-        self.refuse_submit(from, *id, Refusal::Invalid { message });
+            let message = format!("key '{}' is taken by another task, {old}: choose another key", spec.need.key);
+            self.refuse_submit(from, *id, Refusal::Invalid { message });
+        }
         true
     }
 
@@ -446,8 +459,7 @@ impl Mesh {
     }
 
     fn head_of(&self, class: &Class) -> Option<TaskId> {
-        let c = self.co.as_ref()?;
-        c.sched.queue.heads(self.now).into_iter().find(|(k, _)| k == class).map(|(_, id)| id)
+        self.co.as_ref()?.sched.queue.head(class, self.now)
     }
 
     /// Every node as placement sees it, for one task.
@@ -467,7 +479,7 @@ impl Mesh {
             agent_skill: self.catalogue.skills.iter().any(|s| s.name == rec.need.skill),
             labels: &self.cfg.labels,
             slots: self.cfg.slots,
-            room: c.sched.room(&rec.need, self.cfg.slots),
+            room: c.sched.room(&rec.need, self.me, self.cfg.slots),
             load: load(&self.me),
             facts: &self.facts,
             facts_age_ms: self.now - self.facts_at,
@@ -486,7 +498,7 @@ impl Mesh {
                 agent_skill: m.catalogue.as_ref().is_some_and(|c| c.skills.iter().any(|s| s.name == rec.need.skill)),
                 labels: &a.labels,
                 slots: a.slots,
-                room: c.sched.room(&rec.need, a.slots),
+                room: c.sched.room(&rec.need, *p, a.slots),
                 load: load(p),
                 facts: &m.facts,
                 facts_age_ms: a.age_ms + self.now.saturating_sub(m.advert_at),
@@ -600,6 +612,11 @@ impl Mesh {
                 let m = CancelAck { req, id: Some(id.short()), state, refusal: codec::Blob(Vec::new()), ext: Default::default() };
                 self.send(to, Message::CancelAck(m));
             }
+            Effect::Joined(old, id, to) => {
+                let seq = self.table.get(&old).map(|r| r.ver.seq);
+                let copies = self.co.as_ref().zip(seq).map_or(0, |(c, seq)| c.copies(seq));
+                self.refuse_submit(to, id, Refusal::Joined { id: old.short(), copies });
+            }
             Effect::Settled(id, to) => self.send(to, Message::Settled(Settled { epoch, ids: alloc::vec![id], ext: Default::default() })),
             Effect::Answer(to, req, bytes) => {
                 let m = crate::message::AnswerMsg { req, answer: codec::Blob(bytes), ext: Default::default() };
@@ -673,6 +690,13 @@ impl Mesh {
             return self.effect(&r.id, Effect::ReportAck(r.id, r.attempt, from));
         }
         let o = r.outcome;
+        if let Some(c) = &mut self.co {
+            if o.end == End::Returned {
+                c.sched.jammed.insert(from)
+            } else {
+                c.sched.jammed.remove(&from)
+            };
+        }
         if o.end == End::Done {
             let key = class_name(&rec.need);
             if let Some(c) = &mut self.co {
@@ -1045,6 +1069,40 @@ impl Mesh {
         self.settings = Some(s);
         self.settings_effect(Effect::SettingsAck(from, m.req));
         self.capacity_changed();
+    }
+
+    /// G4: a node that is gone for good.  Its ids are dead everywhere, its open tasks end as retired.
+    pub(crate) fn on_forget_node(&mut self, from: Peer, m: ForgetNode) {
+        if self.co.as_ref().is_none_or(|c| !c.serving()) {
+            return self.not_coordinator(from, m.req, None);
+        }
+        let known = self.view.get(&m.peer);
+        let mut origins: BTreeSet<Origin> = self.table.iter().map(|r| r.id.origin).chain(self.floors.keys().copied()).collect();
+        origins.extend(known.and_then(|k| k.advert.as_ref()).map(|a| Origin { peer: m.peer, store: a.store }));
+        origins.retain(|o| o.peer == m.peer);
+        let why = if m.peer == self.me || known.is_some_and(|k| k.linked) {
+            Some(format!("{} is reachable: stop it first ('clawmesh down' there)", self.name_of(&m.peer)))
+        } else if known.is_none() && origins.is_empty() {
+            Some(format!("no node {} is known: 'clawmesh nodes' lists them", m.peer))
+        } else {
+            None
+        };
+        if let Some(message) = why {
+            let refusal = codec::Blob(crate::query::to_cbor(&Refusal::Invalid { message }));
+            return self.send(from, Message::SettingsRefused(SettingsRefused { req: m.req, refusal, ext: Default::default() }));
+        }
+        self.end_attempts_of(m.peer, |_| true, End::Lost, "the node was forgotten");
+        self.view.members.remove(&m.peer);
+        self.delete(Key::member(m.peer));
+        for origin in origins {
+            self.raise_floor(Floor { origin, inc: u64::MAX, seq: u64::MAX });
+        }
+        let ids: Vec<TaskId> = self.table.iter().filter(|r| r.id.origin.peer == m.peer).map(|r| r.id).collect();
+        for id in ids {
+            self.sched_refresh(&id);
+        }
+        // Acknowledged when the floors are on enough disks: they ride on this write.
+        self.settings_effect(Effect::SettingsAck(from, m.req));
     }
 
     /// Waiting by priority, then running, parked, ended: for heartbeats.

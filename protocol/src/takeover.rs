@@ -333,7 +333,8 @@ impl Mesh {
         self.choose_replicas();
         self.sched_rebuild();
         self.leader_changed();
-        let ready: Vec<Peer> = self.co.iter().flat_map(|c| &c.followers).filter(|(_, f)| f.stage != Stage::Pulling).map(|(p, _)| *p).collect();
+        let ready: Vec<Peer> =
+            self.co.iter().flat_map(|c| &c.followers).filter(|(_, f)| f.stage != Stage::Pulling).map(|(p, _)| *p).collect();
         for p in core::iter::once(self.me).chain(ready) {
             self.deliver_to(p);
         }
@@ -477,7 +478,15 @@ impl Mesh {
             let (wboot, cancel) = (live.wboot, self.table.get(&id).is_some_and(|r| r.cancel));
             let knows = known.contains(&(id, attempt));
             if wboot != boot && !knows {
-                self.end_attempt(&id, attempt, End::Returned, None, "the node restarted before it began");
+                // Its log has no start; but a damaged log may have lost one (D3), and a task that must not
+                // run twice is not worth the bet.
+                let once = self.table.get(&id).is_some_and(|r| r.need.at_most_once);
+                let (end, why) = if once {
+                    (End::Crashed, "the node restarted: whether the attempt began is unknown")
+                } else {
+                    (End::Returned, "the node restarted before it began")
+                };
+                self.end_attempt(&id, attempt, end, None, why);
             } else if cancel {
                 self.effect(&id, Effect::Kill(id, attempt, from));
             } else if wboot != boot || !knows {

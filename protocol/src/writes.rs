@@ -42,6 +42,8 @@ pub(crate) enum Effect {
     ReportAck(TaskId, Attempt, Peer),
     CancelAck(TaskId, Peer, u64),
     Settled(TaskId, Peer),
+    /// The first task has the key and the spec of the second, a submit of this node: it stands for it (O4).
+    Joined(TaskId, TaskId, Peer),
     Answer(Peer, u64, Vec<u8>),
     SettingsAck(Peer, u64),
 }
@@ -310,10 +312,11 @@ impl Mesh {
     /// The end of a step: the writes so far are in batches up to `no`.
     pub(crate) fn coord_sealed(&mut self, no: u64) {
         if let Some(c) = &mut self.co
-            && c.sealed_seq < c.seq {
-                c.sealed_seq = c.seq;
-                c.sealed.push_back((no, c.seq));
-            }
+            && c.sealed_seq < c.seq
+        {
+            c.sealed_seq = c.seq;
+            c.sealed.push_back((no, c.seq));
+        }
     }
 
     pub(crate) fn coord_persisted(&mut self) {
@@ -886,6 +889,7 @@ impl Effect {
             | Self::Deliver(id)
             | Self::ReportAck(id, ..)
             | Self::CancelAck(id, ..)
+            | Self::Joined(id, ..)
             | Self::Settled(id, _) => Some(*id),
             Self::Answer(..) | Self::SettingsAck(..) => None,
         }

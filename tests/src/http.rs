@@ -58,6 +58,15 @@ pub(crate) fn request(
     Ok(HttpAnswer { status, body, content_type })
 }
 
+/// A GET of another program's JSON, on this machine.
+///
+/// # Errors
+/// No answer, or none of that kind.
+pub fn get_json(addr: SocketAddr, path: &str) -> Result<Value, String> {
+    let answer = request("GET", addr, path, &[], None)?;
+    serde_json::from_str(&answer.body).map_err(|e| format!("{path}: {}: {e}: {}", answer.status, answer.body))
+}
+
 /// Sends bytes as they are, and returns what came back until the other side closed or `patience` has passed.
 ///
 /// # Errors

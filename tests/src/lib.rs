@@ -30,7 +30,7 @@ mod wait;
 pub use binary::{binary, repository};
 pub use cli::{Cli, Running, Said};
 pub use files::{Gate, Log};
-pub use http::{HttpAnswer, raw_exchange};
+pub use http::{HttpAnswer, get_json, raw_exchange};
 pub use mesh::{Mesh, MeshBuilder};
 #[cfg(target_os = "linux")]
 pub use netns::{Lan, enter};

@@ -23,6 +23,8 @@ use crate::{
 
 /// Bytes of a log that a failed test prints.
 const TAIL: usize = 6_000;
+/// Flags of `up` with one value.
+const SINGLE: [&str; 5] = ["--slots", "--priority", "--lost-after", "--name", "--tailscale-command"];
 
 /// How a node is started.
 #[derive(Debug, Clone)]
@@ -38,7 +40,8 @@ pub struct NodeBuilder {
 impl NodeBuilder {
     /// A node with its home and logs in `dir`: any free ports, loopback only, no mDNS.
     pub fn new(dir: &Path, name: &str) -> Self {
-        let args = ["--api-port", "0", "--name", name, "--no-mdns", "--loopback-only"];
+        // The tester's own tailnet is none of the mesh's business.
+        let args = ["--api-port", "0", "--name", name, "--no-mdns", "--loopback-only", "--tailscale-command", "/nonexistent"];
         Self {
             name: name.to_owned(),
             home: dir.join(name),
@@ -48,10 +51,14 @@ impl NodeBuilder {
             env: Vec::new(),
         }
     }
-    /// Adds flags of `up`.
+    /// Adds flags of `up`; one that takes a single value replaces its earlier self.
     #[must_use]
     pub fn args(mut self, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.args.extend(args.into_iter().map(Into::into));
+        for arg in args.into_iter().map(Into::into) {
+            let old = self.args.iter().position(|a| *a == arg).filter(|_| SINGLE.contains(&arg.as_str()));
+            old.into_iter().for_each(|at| drop(self.args.drain(at..at + 2)));
+            self.args.push(arg);
+        }
         self
     }
     /// Joins with this ticket at the first start.
@@ -229,6 +236,26 @@ impl Node {
         assert!(status.success(), "{} got SIGTERM and ended with {status}\n{}", self.name(), self.told());
         start.elapsed()
     }
+    /// SIGTERM at any moment of its life; however it ends, it ends.
+    ///
+    /// # Panics
+    /// When it does not end.
+    #[track_caller]
+    pub fn end_by_term(&self) {
+        self.pid().into_iter().for_each(|pid| signal(pid, Signal::TERM));
+        self.ended(crate::SHORT);
+    }
+    /// Waits until it coordinates a mesh of its own.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[track_caller]
+    pub fn settled_alone(&self) {
+        wait_until(&format!("{} coordinates", self.name()), LONG, || {
+            let status = self.status()?;
+            if status["role"] == "coordinator" { Ok(()) } else { Err(status["role"].to_string()) }
+        });
+    }
     /// A command on this home, to be completed and run.
     pub fn command(&self, args: impl IntoIterator<Item = impl AsRef<std::ffi::OsStr>>) -> Cli {
         Cli::new(self.home(), self.how.netns.as_deref()).args(args)
@@ -247,6 +274,10 @@ impl Node {
     #[track_caller]
     pub fn ticket(&self) -> String {
         self.cli(["invite"]).ok().out().trim().to_owned()
+    }
+    /// The mesh port of the next start; 0 = any.
+    pub fn use_port(&self, port: u16) {
+        *lock(&self.mesh_port) = Some(port);
     }
     /// Where the API listens.
     ///

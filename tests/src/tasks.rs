@@ -108,7 +108,10 @@ impl Node {
         let start = Instant::now();
         let mut seen = String::new();
         while !open.is_empty() {
-            assert!(start.elapsed() < limit, "{} of {} tasks have not ended, {} the first; {seen}", open.len(), ids.len(), open[0]);
+            if start.elapsed() > limit {
+                let why = self.get(&format!("/api/v1/tasks/{}/explain", open[0])).map_or_else(|e| e, |v| v.to_string());
+                panic!("{} of {} tasks have not ended; {seen}\nthe first: {:?}\n{why}", open.len(), ids.len(), self.task(&open[0]));
+            }
             let some: Vec<&String> = open.iter().take(1_000).collect();
             let body = json!({ "ids": some, "min": some.len(), "timeout_ms": 1_000, "output": false });
             match self.api("POST", "/api/v1/tasks/wait", Some(&body)) {

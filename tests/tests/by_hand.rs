@@ -121,13 +121,16 @@ fn ids_have_a_shape_and_any_unique_prefix_will_do() {
         mesh[0].cli(["tasks", "result", prefix]).ok().stdout_is("hi\n");
         assert_eq!(mesh[1].json(["tasks", "show", prefix])["id"], id.as_str());
     }
-    let other = mesh[0].cli(["run", "--detach", "--", "echo", "ho"]).ok().out().trim().to_owned();
-    mesh[0].cli(["tasks", "wait", &other]).ok();
-    let said = mesh[0].cli(["--json", "tasks", "show", "t"]).exits(1);
-    let error = said.error();
+    // Of 40 ids, two begin with the same of 32 characters.
+    let many = mesh[0].submit(&clawmesh_tests::batch_of(40, &Task::skill("echo", &json!(1))));
+    mesh[0].all_complete(&many, LONG);
+    let prefix = (0..many.len()).find_map(|i| many[..i].iter().any(|m| m[..2] == many[i][..2]).then(|| many[i][..2].to_owned()));
+    let prefix = prefix.expect("40 ids share a first character");
+    let error = mesh[1].cli(["--json", "tasks", "show", &prefix]).exits(1).error();
     assert_eq!(error["code"], "ambiguous", "{error}");
     let candidates = error["candidates"].as_array().expect("candidates");
-    assert!(candidates.contains(&json!(id)) && candidates.contains(&json!(other)), "{error}");
+    assert!(candidates.len() >= 2 && candidates.iter().all(|c| c.as_str().is_some_and(|c| c.starts_with(&prefix))), "{error}");
+    mesh[1].cli(["tasks", "show", &prefix]).exits(1).stderr_has(&[candidates[0].as_str().expect("an id"), "type more"]);
     for unknown in ["tzzzzzzzzzzzzzzzz", "not-an-id"] {
         mesh[1].cli(["tasks", "show", unknown]).exits(1).stderr_has(&[unknown, "no task"]);
         mesh[1].cli(["tasks", "cancel", unknown]).exits(1);

@@ -1,6 +1,9 @@
 //! Processes die: `kill -9` of the coordinator, of a worker, of everything; and nodes come and go in order.
 
-use std::{collections::BTreeSet, time::{Duration, Instant}};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use clawmesh_tests::{AGES, Gate, LONG, Log, Mesh, Node, Task, Value, batch_of, wait_until};
 
@@ -59,7 +62,11 @@ fn the_coordinator_dies_with_500_tasks_queued_and_20_running() {
     // Nobody was started twice: the workers were alive all the time.
     for (log, ids) in [(&long, &running), (&short, &queued)] {
         let starts = log.by_task();
-        assert!(starts.values().all(|n| *n == 1), "started more than once: {:?}", starts.iter().filter(|(_, n)| **n != 1).collect::<Vec<_>>());
+        assert!(
+            starts.values().all(|n| *n == 1),
+            "started more than once: {:?}",
+            starts.iter().filter(|(_, n)| **n != 1).collect::<Vec<_>>()
+        );
         assert_eq!(starts.keys().collect::<BTreeSet<_>>(), ids.iter().collect::<BTreeSet<_>>());
     }
     // The old coordinator comes back as one of them and knows the results of what was submitted through it.
@@ -258,12 +265,11 @@ fn a_clean_stop_of_a_worker_hands_its_tasks_back_at_once() {
     let mesh = Mesh::of(3).args(["--slots", "2"]).node_args(0, ["--slots", "0"]).start();
     let log = Log::new(mesh.dir(), "log");
     let gate = Gate::new(mesh.dir(), "gate");
-    let ids = mesh[0].submit(&batch_of(2, &Task::sh(&format!("{}; {}", log.append("start"), gate.wait())).with("labels", Value::Array(vec![]))));
+    let ids =
+        mesh[0].submit(&batch_of(2, &Task::sh(&format!("{}; {}", log.append("start"), gate.wait())).with("labels", Value::Array(vec![]))));
     started(&log, 2);
-    let on: BTreeSet<String> = ids
-        .iter()
-        .map(|id| mesh[0].task(id).expect("a task")["attempts"][0]["name"].as_str().expect("a name").to_owned())
-        .collect();
+    let on: BTreeSet<String> =
+        ids.iter().map(|id| mesh[0].task(id).expect("a task")["attempts"][0]["name"].as_str().expect("a name").to_owned()).collect();
     let leaving = mesh.by_id(on.first().expect("a worker"));
     // Long before the 60 s after which a silent node counts as lost.
     let start = Instant::now();

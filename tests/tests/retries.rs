@@ -146,7 +146,11 @@ fn a_task_that_must_not_run_twice_is_given_up_when_its_node_dies() {
     let task = mesh[0].task_until(&id, "failed", LONG);
     assert!(task["reason"].as_str().is_some_and(|r| !r.is_empty()), "{task}");
     gate.open();
-    holds_for("one start in all", Duration::from_secs(2), || if log.lines().len() == 1 { Ok(()) } else { Err(format!("{:?}", log.lines())) });
+    holds_for(
+        "one start in all",
+        Duration::from_secs(2),
+        || if log.lines().len() == 1 { Ok(()) } else { Err(format!("{:?}", log.lines())) },
+    );
 }
 
 #[test]

@@ -50,6 +50,8 @@ pub(crate) trait Backend: Send + Sync + 'static {
     fn read_data(&self, data: DataView, from: Option<Peer>) -> BoxFuture<'_, Result<Vec<u8>, String>>;
     /// The output of an attempt on `worker` as far as it was written; with `follow`, until the attempt ends.
     fn logs(&self, worker: Peer, id: ShortId, attempt: u32, follow: bool) -> BoxFuture<'_, Result<LogStream, String>>;
+    /// Who offers a skill, by the DHT alone: a hint, maybe stale, incomplete or empty.  Takes about two seconds at most.
+    fn providers(&self, skill: String) -> BoxFuture<'_, Vec<Peer>>;
     /// All figures in OpenMetrics text.
     fn metrics(&self) -> String;
     /// What this node is.

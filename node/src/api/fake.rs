@@ -34,7 +34,6 @@ pub(crate) const THERE: Peer = Peer([2; 32]);
 /// What a fake task is.
 #[derive(Clone)]
 pub(crate) struct FakeTask {
-    pub(crate) id: TaskId,
     pub(crate) spec: Spec,
     pub(crate) state: State,
     pub(crate) exit: Option<i32>,
@@ -94,8 +93,7 @@ impl Fake {
     pub(crate) fn plant(&self, id: ShortId) {
         let spec =
             Spec { need: clawmesh_protocol::spec::split(&echo()).map(|s| s.0).unwrap_or_else(|e| panic!("{e}")), payload: Data::EMPTY };
-        let whole = TaskId { origin: Origin { peer: THERE, store: 9 }, inc: 1, seq: 1 };
-        let task = FakeTask { id: whole, spec, state: State::Running, exit: None, data: DataView::Inline(Vec::new()) };
+        let task = FakeTask { spec, state: State::Running, exit: None, data: DataView::Inline(Vec::new()) };
         self.world().tasks.insert(id, task);
     }
     /// Ends a task.
@@ -137,7 +135,7 @@ impl Fake {
         let mut world = self.world();
         world.seq += 1;
         let id = TaskId { origin: Origin { peer: HERE, store: 7 }, inc: 1, seq: world.seq };
-        let task = FakeTask { id, spec: spec.clone(), state: State::Running, exit: None, data: DataView::Inline(Vec::new()) };
+        let task = FakeTask { spec: spec.clone(), state: State::Running, exit: None, data: DataView::Inline(Vec::new()) };
         world.tasks.insert(id.short(), task);
         drop(world);
         self.changed.send_modify(|n| *n += 1);
@@ -274,7 +272,7 @@ impl Backend for Fake {
                     self.world().draining = d;
                     Reply::Ok
                 }
-                Command::Forget(_) | Command::Leave => Reply::Ok,
+                Command::Forget(_) | Command::ForgetNode(_) | Command::Leave => Reply::Ok,
             })
         }
         .boxed()
@@ -313,6 +311,9 @@ impl Backend for Fake {
             Ok(stream::iter(pieces).boxed())
         }
         .boxed()
+    }
+    fn providers(&self, skill: String) -> BoxFuture<'_, Vec<Peer>> {
+        async move { if skill == "count_words" { vec![THERE] } else { Vec::new() } }.boxed()
     }
     fn metrics(&self) -> String {
         "clawmesh_nodes 2\n# EOF\n".into()
@@ -402,5 +403,6 @@ fn view(id: ShortId, t: &FakeTask) -> TaskView {
         cancel: false,
         delivered: t.state.ended(),
         copies: 2,
+        duplicate_of: None,
     }
 }

@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Json, Router,
     body::{Body, Bytes},
-    extract::{Request, State, rejection::QueryRejection},
+    extract::{Path, Request, State, rejection::QueryRejection},
     http::{StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post, put},
+    routing::{delete, get, post, put},
 };
 use clawmesh_protocol::{
     face::{Answer, Command, MemberView, Query, Reply, SkillView, StatusView},
@@ -175,8 +175,10 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/status", get(status))
         .route("/nodes", get(nodes))
         .route("/skills", get(skills))
+        .route("/skills/{name}/providers", get(providers))
         .route("/invite", get(invite))
         .route("/stop", post(stop))
+        .route("/nodes/{node}", delete(forget))
         .route("/drain", post(drain))
         .route("/resume", post(resume))
         .route("/settings/strategy", put(strategy));
@@ -281,6 +283,10 @@ async fn skills(State(app): State<Arc<App>>) -> Result<Json<Vec<SkillView>>, Pro
     }
 }
 
+async fn providers(State(app): State<Arc<App>>, Path(name): Path<String>) -> Json<Vec<Peer>> {
+    Json(app.backend.providers(name).await)
+}
+
 async fn invite(State(app): State<Arc<App>>) -> Json<Invitation> {
     Json(Invitation { ticket: app.backend.info().ticket })
 }
@@ -292,6 +298,11 @@ async fn stop(State(app): State<Arc<App>>) -> Json<Done> {
 
 async fn drain(State(app): State<Arc<App>>) -> Result<Json<Done>, Problem> {
     done(&app, Command::Drain(true)).await
+}
+
+async fn forget(State(app): State<Arc<App>>, Path(node): Path<String>) -> Result<Json<Done>, Problem> {
+    let peer = resolve_node(&node, &app.view().await?.members)?;
+    done(&app, Command::ForgetNode(peer)).await
 }
 
 async fn resume(State(app): State<Arc<App>>) -> Result<Json<Done>, Problem> {

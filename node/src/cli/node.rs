@@ -27,6 +27,11 @@ pub(super) enum Nodes {
     Drain,
     /// This node takes tasks again.
     Resume,
+    /// Forget a node that is gone for good: what it submitted and has not ended is given up.
+    Forget {
+        /// Its name or id.
+        node: String,
+    },
 }
 
 /// Stops the node and waits until it is gone.
@@ -66,6 +71,11 @@ pub(super) async fn nodes(cx: &Context, what: Option<Nodes>) -> Result<(), Failu
             cx.output.note("this node takes no new tasks");
             cx.output.hint("clawmesh nodes resume");
             cx.output.value(&serde_json::json!({ "draining": true }), |_| Ok(()))
+        }
+        Nodes::Forget { node } => {
+            client.forget(&node).await?;
+            cx.output.note(&format!("{node} is forgotten; it can only come back with an empty home"));
+            cx.output.value(&serde_json::json!({ "forgotten": node }), |_| Ok(()))
         }
         Nodes::Resume => {
             client.resume().await?;

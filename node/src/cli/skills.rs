@@ -5,6 +5,7 @@ use clap::Subcommand;
 use super::Context;
 use crate::{
     api::nearest,
+    client::Client,
     output::{EXIT_REFUSED, Failure, Mode, views::skill_lines},
 };
 
@@ -18,11 +19,20 @@ pub(super) enum Skills {
         /// The skill's name.
         name: String,
     },
+    /// Ask the distributed index (Kademlia) alone who offers a skill: a hint that may be up to 90 s old.
+    Find {
+        /// The skill's name.
+        name: String,
+    },
 }
 
 /// The group.
 pub(super) async fn skills(cx: &Context, what: Option<Skills>) -> Result<(), Failure> {
-    let all = cx.client()?.skills().await?;
+    let client = cx.client()?;
+    if let Some(Skills::Find { name }) = &what {
+        return find(cx, &client, name).await;
+    }
+    let all = client.skills().await?;
     match what.unwrap_or(Skills::Ls) {
         Skills::Ls => {
             cx.output.skills(&all)?;
@@ -32,6 +42,7 @@ pub(super) async fn skills(cx: &Context, what: Option<Skills>) -> Result<(), Fai
             }
             Ok(())
         }
+        Skills::Find { .. } => Ok(()),
         Skills::Show { name } => {
             let found: Vec<_> = all.iter().filter(|s| s.name == name).collect();
             if found.is_empty() {
@@ -55,4 +66,22 @@ pub(super) async fn skills(cx: &Context, what: Option<Skills>) -> Result<(), Fai
             Ok(())
         }
     }
+}
+
+async fn find(cx: &Context, client: &Client, name: &str) -> Result<(), Failure> {
+    let found = client.providers(name).await?;
+    if cx.output.mode() == Mode::Json {
+        return cx.output.json(&found);
+    }
+    if found.is_empty() {
+        return Err(
+            Failure::new(EXIT_REFUSED, "not_found", format!("the index names nobody for the skill '{name}'")).next("clawmesh skills")
+        );
+    }
+    let members = client.nodes().await?;
+    for p in found {
+        let known = members.iter().find(|m| m.node == p).map_or("not seen yet", |m| m.name.as_str());
+        cx.output.line(&if cx.output.mode() == Mode::Quiet { p.to_string() } else { format!("{known}  {p}") })?;
+    }
+    Ok(())
 }

@@ -102,6 +102,9 @@ impl Flags {
         if let Some(dir) = self.skills.iter().find(|d| !d.is_dir()) {
             return Err(Failure::usage(format!("{} is not a directory, so it holds no skills", dir.display())));
         }
+        // A skill runs in a folder of its own: a relative path would point elsewhere there.
+        let absolute = |d: PathBuf| std::path::absolute(&d).map_err(|e| Failure::usage(format!("cannot use {}: {e}", d.display())));
+        let skills = self.skills.into_iter().map(absolute).collect::<Result<Vec<_>, _>>()?;
         Ok(UpArgs {
             home,
             api_port: self.api_port,
@@ -115,7 +118,7 @@ impl Flags {
             commands: !self.no_commands,
             mdns: !self.no_mdns,
             labels: self.labels,
-            skills: self.skills,
+            skills,
             peers: self.peers,
             tailscale_command: self.tailscale_command,
             loopback_only: self.loopback_only,

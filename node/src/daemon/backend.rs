@@ -75,6 +75,10 @@ impl Backend for Node {
         })
     }
 
+    fn providers(&self, skill: String) -> BoxFuture<'_, Vec<Peer>> {
+        Box::pin(async move { self.net.find_providers(super::dht_key(&skill)).await.into_iter().map(Peer).collect() })
+    }
+
     fn metrics(&self) -> String {
         let mut text = String::new();
         if let Err(e) = prometheus_client::encoding::text::encode(&mut text, &self.registry) {

@@ -41,7 +41,7 @@ pub(crate) async fn serve(mut r: BulkRequest, store: Arc<Store>, exec: Executor)
         Err(_) => refuse(&mut r.responder, "this version does not know the question").await,
     };
     if let Err(e) = done {
-        tracing::debug!(error = %e, "a bulk answer broke off");
+        tracing::debug!(peer = %Peer(r.peer), error = %e, "a bulk answer broke off");
     }
 }
 
@@ -97,7 +97,8 @@ async fn send_logs(w: &mut (impl AsyncWrite + Unpin), key: &JobKey, follow: bool
     w.write_all(&[OK]).await?;
     w.flush().await?;
     loop {
-        let piece = if follow { tail.next().await } else { tokio::time::timeout(Duration::from_millis(20), tail.next()).await.unwrap_or(None) };
+        let piece =
+            if follow { tail.next().await } else { tokio::time::timeout(Duration::from_millis(20), tail.next()).await.unwrap_or(None) };
         let Some(piece) = piece else { break };
         w.write_all(&frame(piece)).await?;
         w.flush().await?;

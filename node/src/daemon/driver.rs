@@ -13,7 +13,7 @@ use clawmesh_protocol::{
     face::{Command, Reply},
     gate::Gate,
     ids::{Attempt, Hash, Peer, TaskId},
-    io::{Input, Output},
+    io::{Event, Input, Output},
     mesh::Mesh,
     message::{Gossip, Message},
 };
@@ -130,10 +130,8 @@ impl Driver {
                     let mut next = Some(e);
                     for _ in 0..BURST {
                         let Some(e) = next else { break };
-                        if let NetEvent::Clone { .. } = &e {
-                            if self.is_me(&e) {
-                                return End::Cloned;
-                            }
+                        if self.is_me(&e) {
+                            return End::Cloned;
                         }
                         self.net_event(e, &src.learned);
                         next = src.net.try_recv().ok();
@@ -156,7 +154,7 @@ impl Driver {
                 _ = figures_at.tick() => {
                     self.hands.figures.status(&self.mesh.status());
                     sweep += 1;
-                    if sweep % 4 == 0 {
+                    if sweep.is_multiple_of(4) {
                         self.forget_gone_callers();
                     }
                 }
@@ -231,7 +229,14 @@ impl Driver {
                     let _ = tx.send(reply);
                 }
             }
-            Output::Event(e) => self.hands.figures.event(&e),
+            Output::Event(e) => {
+                if e == Event::Alarm("forgotten") {
+                    self.failed = Some(
+                        "the mesh has forgotten this node ('nodes forget'): delete the folder 'store' in its home to let it return as a new one".into(),
+                    );
+                }
+                self.hands.figures.event(&e);
+            }
             Output::WakeAt(ms) => self.wake = Some(ms),
         }
     }
@@ -259,7 +264,8 @@ impl Driver {
 
     fn committed(&mut self, c: Completion) {
         match c {
-            Completion::Committed { upto, .. } => {
+            Completion::Committed { upto, took, records } => {
+                tracing::trace!(upto, ?took, records, "durable");
                 let mut ready = Vec::new();
                 self.gate.persisted(upto, &mut ready);
                 for o in ready {

@@ -13,7 +13,7 @@ use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use clawmesh_protocol::{
@@ -100,7 +100,7 @@ fn ticket_now(home: &Path, net: &Net, me: Peer) -> Option<String> {
 fn reachable(net: &Net) -> Vec<Multiaddr> {
     let all = net.addresses();
     let out: Vec<Multiaddr> = all.iter().filter(|a| !is_loopback(a) && !is_link_local(a)).cloned().collect();
-    if out.is_empty() { all.into_iter().filter(|a| is_v4(a)).collect() } else { out }
+    if out.is_empty() { all.into_iter().filter(is_v4).collect() } else { out }
 }
 
 fn first_part(a: &Multiaddr) -> Option<Protocol<'_>> {
@@ -144,7 +144,8 @@ fn choose_mesh(args: &UpArgs) -> Result<(Ticket, bool), Failure> {
         ))
         .next("clawmesh up --home OTHER-DIR --join TICKET")),
         (Some(k), None) if args.new_mesh.is_some() => {
-            Err(Failure::refused(format!("the home {} belongs to the mesh '{}' already", args.home.display(), k.mesh_name)).next("clawmesh up"))
+            Err(Failure::refused(format!("the home {} belongs to the mesh '{}' already", args.home.display(), k.mesh_name))
+                .next("clawmesh up"))
         }
         (_, Some(j)) => {
             home::set_mesh(&args.home, &j).map_err(refused)?;
@@ -209,13 +210,17 @@ struct OpenedStore {
     notes: Vec<String>,
 }
 
-fn open_store(home: &Path, registry: &mut Registry) -> Result<OpenedStore, Failure> {
+/// `known`: this node's key was in the home before, so others may remember starts of it which a new store knows nothing of.
+fn open_store(home: &Path, known: bool, registry: &mut Registry) -> Result<OpenedStore, Failure> {
     // Bounded by the store's own queue: a completion per batch, 4,096 at most.
     let (tx, commits) = mpsc::unbounded_channel();
     let mut options = Options::new(Box::new(move |c| {
         let _ = tx.send(c);
     }));
     options.metrics = StoreMetrics::new(registry);
+    if known {
+        options.boot_floor = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    }
     let o = Store::open(&home.join("store"), options, new_enough).map_err(|e| Failure::refused(e.to_string()))?;
     let blobs: BTreeSet<Hash> = o.store.blobs().list().map(|b| Hash(b.hash.0)).collect();
     let recovered =
@@ -248,15 +253,17 @@ async fn node(args: UpArgs, output: Output) -> Result<(), Failure> {
     watch_signals(stop.clone())?;
 
     let bound = api::bind(args.api_port).await.map_err(|e| Failure::refused(e.to_string()))?;
-    let identity = Identity::load_or_create(&home_dir.join("node.key")).map_err(|e| Failure::refused(e.to_string()))?;
+    let key = home_dir.join("node.key");
+    let known_before = key.exists();
+    let identity = Identity::load_or_create(&key).map_err(|e| Failure::refused(e.to_string()))?;
     let me = Peer(identity.peer());
     let (mesh_ticket, created) = choose_mesh(&args)?;
-    let seeds = args.peers.iter().map(|p| seed(p)).collect::<Result<Vec<_>, _>>()?;
+    let seeds = args.peers.iter().map(String::as_str).map(seed).collect::<Result<Vec<_>, _>>()?;
 
     let mut registry = Registry::default();
     let core = registry.sub_registry_with_prefix("clawmesh");
     let figures = Figures::new(core);
-    let OpenedStore { store, mut recovered, commits, notes } = open_store(&home_dir, core)?;
+    let OpenedStore { store, mut recovered, commits, notes } = open_store(&home_dir, known_before, core)?;
     for n in &notes {
         tracing::warn!("{n}");
         if output.mode() == Mode::Human {
@@ -369,6 +376,9 @@ async fn node(args: UpArgs, output: Output) -> Result<(), Failure> {
 
     // Down in the opposite order.
     helpers.cancel();
+    for j in exec.running() {
+        tracing::info!(attempt = %j.key, what = %j.label, age = ?j.age, "ended because the node stops");
+    }
     let grace = async {
         serving.shutdown().await;
         exec.kill_all(Duration::from_millis(200)).await;
@@ -407,10 +417,10 @@ async fn shut(net: Arc<Net>, store: Arc<Store>) {
     if let Some(net) = sole(net).await {
         net.stop().await;
     }
-    if let Some(store) = sole(store).await {
-        if let Ok(Err(e)) = tokio::task::spawn_blocking(move || store.close()).await {
-            tracing::warn!(error = %e, "the store did not close in order");
-        }
+    if let Some(store) = sole(store).await
+        && let Ok(Err(e)) = tokio::task::spawn_blocking(move || store.close()).await
+    {
+        tracing::warn!(error = %e, "the store did not close in order");
     }
 }
 
@@ -478,6 +488,9 @@ async fn open_library(home: &Path, extra: &[PathBuf], shelf: &run::Shelf) -> Opt
         for r in &scan.rejected {
             tracing::warn!(path = %r.path.display(), code = r.problem.code, "a skill is not usable: {}", r.problem.message);
         }
+        for s in scan.skills.iter().filter(|s| !s.eligible) {
+            tracing::info!(skill = %s.name, "a skill can't be used on this machine: {}", s.missing.phrases().join("; "));
+        }
         *shelf.write().unwrap_or_else(PoisonError::into_inner) = scan;
         library
     })
@@ -524,17 +537,23 @@ async fn watch_space(store: Arc<Store>, inputs: mpsc::Sender<Input>) {
     let mut low = false;
     loop {
         let s = store.clone();
-        if let Ok(Ok(space)) = tokio::task::spawn_blocking(move || s.space()).await {
-            if space.low != low {
-                low = space.low;
-                if low {
-                    tracing::warn!(free = space.free, floor = space.floor, "the disk is nearly full: new tasks are refused until there is room again");
-                } else {
-                    tracing::info!(free = space.free, "the disk has room again");
-                }
-                if inputs.send(Input::Full(low)).await.is_err() {
-                    return;
-                }
+        let looked = tokio::task::spawn_blocking(move || s.space()).await;
+        if let Ok(Ok(space)) = looked
+            && space.low != low
+        {
+            low = space.low;
+            if low {
+                tracing::warn!(
+                    free = space.free,
+                    floor = space.floor,
+                    total = space.total,
+                    "the disk is nearly full: new tasks are refused until there is room again"
+                );
+            } else {
+                tracing::info!(free = space.free, "the disk has room again");
+            }
+            if inputs.send(Input::Full(low)).await.is_err() {
+                return;
             }
         }
         tokio::time::sleep(LOOK_EVERY).await;
@@ -631,8 +650,15 @@ fn announce(output: &Output, args: &UpArgs, name: &str, me: Peer, api: std::net:
     if output.mode() == Mode::Quiet {
         return;
     }
-    let given = if std::env::var_os("CLAWMESH_HOME").is_some() || home.ends_with(".clawmesh") { String::new() } else { format!(" --home {}", home.display()) };
-    let _ = output.line(&format!("{name} is up: API on {api}, mesh on {}", net.addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")));
+    let given = if std::env::var_os("CLAWMESH_HOME").is_some() || home.ends_with(".clawmesh") {
+        String::new()
+    } else {
+        format!(" --home {}", home.display())
+    };
+    let _ = output.line(&format!(
+        "{name} is up: API on {api}, mesh on {}",
+        net.addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    ));
     if created {
         let _ = output.line("A new mesh was created. On each other machine, type:");
         let _ = output.line(&format!("\n  clawmesh up --join {ticket}\n"));
@@ -644,4 +670,3 @@ fn announce(output: &Output, args: &UpArgs, name: &str, me: Peer, api: std::net:
     }
     let _ = output.line(&format!("Then, in another terminal: clawmesh{given} run -- uname -a"));
 }
-

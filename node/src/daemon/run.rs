@@ -32,7 +32,9 @@ pub(crate) type Shelf = Arc<RwLock<Scan>>;
 pub(crate) async fn prepare(job: &Job, store: &Store, shelf: &Shelf, dir_root: PathBuf) -> Result<exec::Job, String> {
     let bytes = match &job.payload {
         Data::Inline(b) => b.0.clone(),
-        Data::Blob(h, _) => store.blobs().read_async(BlobHash(h.0), PAYLOAD_MAX).await.map_err(|e| format!("the task's input can't be read: {e}"))?,
+        Data::Blob(h, _) => {
+            store.blobs().read_async(BlobHash(h.0), PAYLOAD_MAX).await.map_err(|e| format!("the task's input can't be read: {e}"))?
+        }
     };
     let work: Work = codec::decode(&bytes).map_err(|e| format!("the task's input can't be read: {e}"))?;
     let (run, skill_timeout) = program(job, &work, shelf)?;
@@ -62,8 +64,15 @@ fn program(job: &Job, work: &Work, shelf: &Shelf) -> Result<(exec::Work, Option<
             let scan = shelf.read().unwrap_or_else(PoisonError::into_inner);
             let name = &job.need.skill;
             let skill = scan.skill(name).filter(|s| s.eligible).ok_or_else(|| format!("the skill '{name}' is no longer here"))?;
-            let run = skill.run.as_ref().ok_or_else(|| format!("the skill '{name}' has no 'metadata.clawmesh.run': only an agent can use it"))?;
-            let w = exec::Work::Skill { dir: skill.dir.clone(), run: run.argv.clone(), input: run.input, stdin: input, json_output: run.json_output };
+            let run =
+                skill.run.as_ref().ok_or_else(|| format!("the skill '{name}' has no 'metadata.clawmesh.run': only an agent can use it"))?;
+            let w = exec::Work::Skill {
+                dir: skill.dir.clone(),
+                run: run.argv.clone(),
+                input: run.input,
+                stdin: input,
+                json_output: run.json_output,
+            };
             (w, run.timeout)
         }
     })
@@ -88,7 +97,8 @@ fn builtin(name: &str, input: Vec<u8>) -> Result<exec::Work, String> {
             let message = json.as_ref().and_then(|v| text(v).or_else(|| v.get("message").and_then(text)));
             let code = json.as_ref().and_then(|v| v.get("code")).and_then(serde_json::Value::as_i64).and_then(|c| i32::try_from(c).ok());
             let plain = || String::from_utf8_lossy(&input).into_owned();
-            let message = message.unwrap_or_else(|| if json.is_some() || input.is_empty() { "it was asked to fail".into() } else { plain() });
+            let message =
+                message.unwrap_or_else(|| if json.is_some() || input.is_empty() { "it was asked to fail".into() } else { plain() });
             Ok(exec::Work::Fail { message, code: code.unwrap_or(1) })
         }
         other => Err(format!("this version has no builtin '{other}'")),

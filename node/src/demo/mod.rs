@@ -286,6 +286,9 @@ async fn keep(mut nursery: Nursery, output: &Output) -> Result<(), Failure> {
             return Err(nursery.failed(e));
         }
     }
+    if let Err(e) = nursery.whole().await {
+        return Err(nursery.failed(e));
+    }
     let program = nursery.program().to_owned();
     let dir = nursery.keep();
     let line = |node: &str, rest: &str| command_line(&program, &dir.join(node), rest);

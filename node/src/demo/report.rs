@@ -98,7 +98,7 @@ pub(super) struct Report {
     pub(super) failed: Vec<String>,
     /// Acknowledged and without an outcome, or unknown to the mesh; printed ids.  Must be empty.
     pub(super) lost: Vec<String>,
-    /// Tasks with more than one attempt, by the mesh's own records.
+    /// Tasks with more than one attempt that was started, by the mesh's own records.
     pub(super) executed_more_than_once: usize,
     /// How attempts other than the deciding ones ended, and how many.
     pub(super) other_attempts: BTreeMap<String, usize>,
@@ -186,8 +186,9 @@ impl Report {
             self.tallied_more_than_once += usize::from(lines > 1);
             self.tallied_never += usize::from(done && lines == 0);
         }
-        let attempts = v.attempts.len() + v.attempts_dropped as usize;
-        self.executed_more_than_once += usize::from(attempts > 1);
+        // One that a worker gave back was not started.
+        let started = v.attempts.iter().filter(|a| a.state != "returned").count() + v.attempts_dropped as usize;
+        self.executed_more_than_once += usize::from(started > 1);
         let deciding = v.attempts.iter().rfind(|a| a.state == v.state.word());
         for a in v.attempts.iter().filter(|a| Some(*a) != deciding) {
             *self.other_attempts.entry(a.state.clone()).or_default() += 1;
@@ -199,7 +200,7 @@ impl Report {
         if let Some(a) = deciding.filter(|_| done) {
             *self.ran.entry(ack.kind.to_owned()).or_default().entry(a.name.clone()).or_default() += 1;
             let through = |k: &Kill| k.coordinator && a.started_at < k.at_ms && a.ended_at.is_some_and(|e| e > k.at_ms) && a.name != k.node;
-            self.ran_on += usize::from(attempts == 1 && self.kills.iter().any(through));
+            self.ran_on += usize::from(started == 1 && self.kills.iter().any(through));
         }
     }
 

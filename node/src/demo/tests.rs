@@ -54,6 +54,7 @@ fn task(n: u8, state: State, attempts: Vec<AttemptView>) -> TaskView {
         cancel: false,
         delivered: false,
         copies: 2,
+        duplicate_of: None,
     }
 }
 

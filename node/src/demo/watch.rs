@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 use super::{progress::Progress, report::Reign};
 use crate::{api::types::StatusReport, nursery::Doors, output::Failure};
@@ -52,11 +55,13 @@ pub(super) struct Watch {
     done: watch::Sender<Done>,
     reigns: Mutex<Vec<Seen>>,
     close: AtomicBool,
+    /// Ends the pause before the next look.
+    now: Notify,
 }
 
 impl Default for Watch {
     fn default() -> Self {
-        Self { done: watch::Sender::new(Done::default()), reigns: Mutex::default(), close: AtomicBool::new(false) }
+        Self { done: watch::Sender::new(Done::default()), reigns: Mutex::default(), close: AtomicBool::new(false), now: Notify::new() }
     }
 }
 
@@ -72,6 +77,7 @@ impl Watch {
     /// Look more often, or less.
     pub(super) fn closely(&self, on: bool) {
         self.close.store(on, Ordering::Relaxed);
+        self.now.notify_one();
     }
     /// The last reign.
     pub(super) fn reign(&self) -> Option<Seen> {
@@ -110,7 +116,11 @@ impl Watch {
             self.take(&views, Instant::now());
             let done = self.done();
             progress.update(done.answered as u64, done.ended.min(tasks) as u64, tasks as u64, &leader(&views));
-            tokio::time::sleep(if self.close.load(Ordering::Relaxed) { CLOSE } else { CALM }).await;
+            let pause = if self.close.load(Ordering::Relaxed) { CLOSE } else { CALM };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.now.notified() => {}
+            }
         }
     }
     fn take(&self, views: &[(usize, StatusReport)], now: Instant) {

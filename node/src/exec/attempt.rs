@@ -58,28 +58,19 @@ pub(crate) async fn run(
     let mut dir = None;
     let mut exit = match job.work {
         Work::Sleep { dur } => sleep(dur, job.timeout, stop, started).await,
-        Work::Command { .. } | Work::Skill { .. } => {
-            process(&job, settings, capture, stop, started, spares, &mut dir).await
-        }
+        Work::Command { .. } | Work::Skill { .. } => process(&job, settings, capture, stop, started, spares, &mut dir).await,
         Work::Echo { ref input } => {
             capture.push(Stream::Stdout, input);
             Exit::new(Kind::Done, Some(0), "completed")
         }
         Work::Fail { ref message, code } => {
             capture.push(Stream::Stderr, message.as_bytes());
-            Exit::new(
-                Kind::Failed,
-                Some(code),
-                format!("failed as asked: {message}"),
-            )
+            Exit::new(Kind::Failed, Some(code), format!("failed as asked: {message}"))
         }
     };
     capture.end();
     exit.take_output(capture);
-    if let Work::Skill {
-        json_output: true, ..
-    } = job.work
-    {
+    if let Work::Skill { json_output: true, .. } = job.work {
         exit.require_json();
     }
     exit.wall = started.elapsed();
@@ -87,12 +78,7 @@ pub(crate) async fn run(
 }
 
 /// The builtin `sleep`: no process, only time.
-async fn sleep(
-    dur: Duration,
-    timeout: Option<Duration>,
-    stop: StopSignal,
-    started: Instant,
-) -> Exit {
+async fn sleep(dur: Duration, timeout: Option<Duration>, stop: StopSignal, started: Instant) -> Exit {
     tokio::select! {
         () = until(started.checked_add(dur)) => Exit::new(Kind::Done, Some(0), "completed"),
         () = until(timeout.and_then(|timeout| started.checked_add(timeout))) => exit::timed_out(timeout),
@@ -108,32 +94,17 @@ struct Plan<'a> {
 
 fn plan(work: &Work) -> Plan<'_> {
     match work {
-        Work::Command { argv } => Plan {
-            argv: argv.clone(),
-            stdin: None,
-        },
-        Work::Skill {
-            dir,
-            run,
-            input,
-            stdin,
-            ..
-        } => {
+        Work::Command { argv } => Plan { argv: argv.clone(), stdin: None },
+        Work::Skill { dir, run, input, stdin, .. } => {
             let base = dir.to_string_lossy();
-            let argv = run
-                .iter()
-                .map(|part| part.replace("{baseDir}", &base))
-                .collect();
+            let argv = run.iter().map(|part| part.replace("{baseDir}", &base)).collect();
             let stdin = match input {
                 SkillInput::Json | SkillInput::Text => Some(stdin.as_slice()),
                 SkillInput::None => None,
             };
             Plan { argv, stdin }
         }
-        Work::Echo { .. } | Work::Sleep { .. } | Work::Fail { .. } => Plan {
-            argv: Vec::new(),
-            stdin: None,
-        },
+        Work::Echo { .. } | Work::Sleep { .. } | Work::Fail { .. } => Plan { argv: Vec::new(), stdin: None },
     }
 }
 
@@ -154,10 +125,7 @@ async fn process(
             dir.insert(made)
         }
         Err(error) => {
-            let reason = format!(
-                "cannot make a working directory below {}: {error}",
-                job.dir_root.display()
-            );
+            let reason = format!("cannot make a working directory below {}: {error}", job.dir_root.display());
             return Exit::new(Kind::SpawnError, None, reason);
         }
     };
@@ -167,16 +135,7 @@ async fn process(
         Err(exit) => return *exit,
     };
     let deadline = job.timeout.and_then(|timeout| started.checked_add(timeout));
-    let mut watcher = Watcher {
-        group,
-        settings,
-        deadline,
-        force: None,
-        linger: None,
-        lingered: false,
-        left_behind: false,
-        ended: None,
-    };
+    let mut watcher = Watcher { group, settings, deadline, force: None, linger: None, lingered: false, left_behind: false, ended: None };
     let end = watcher.watch(pipes, plan.stdin, capture, stop).await;
     if !settings.keep_dirs && watcher.ended.is_none() && !watcher.lingered && !watcher.left_behind {
         dir.set_fate(Fate::Reuse);
@@ -184,37 +143,23 @@ async fn process(
     match end {
         Ok(status) => match watcher.ended {
             Some(Ended::Timeout) => exit::timed_out(job.timeout).with_status(status),
-            Some(Ended::Stopped(reason)) => {
-                Exit::new(Kind::Killed, None, reason).with_status(status)
-            }
+            Some(Ended::Stopped(reason)) => Exit::new(Kind::Killed, None, reason).with_status(status),
             None => exit::from_status(status, capture),
         },
-        Err(error) => Exit::new(
-            Kind::Failed,
-            None,
-            format!("the system did not tell how the process ended: {error}"),
-        ),
+        Err(error) => Exit::new(Kind::Failed, None, format!("the system did not tell how the process ended: {error}")),
     }
 }
 
-fn spawn(
-    job: &Job,
-    settings: &Settings,
-    plan: &Plan<'_>,
-    dir: &WorkDir,
-) -> Result<(Group, Pipes), Box<Exit>> {
+fn spawn(job: &Job, settings: &Settings, plan: &Plan<'_>, dir: &WorkDir) -> Result<(Group, Pipes), Box<Exit>> {
     if let Work::Skill { dir, .. } = &job.work
         && !dir.is_dir()
     {
-        let reason = format!(
-            "the skill's folder {} is no longer there; it was removed after the task had come here",
-            dir.display()
-        );
+        let reason = format!("the skill's folder {} is no longer there; it was removed after the task had come here", dir.display());
         return Err(Box::new(Exit::new(Kind::SpawnError, None, reason)));
     }
     let refuse = |error: Error| Box::new(exit::not_started(plan.argv.first(), &error));
-    let env = environment::build(job, &settings.node_env, dir.path())
-        .map_err(|reason| Box::new(Exit::new(Kind::SpawnError, None, reason)))?;
+    let env =
+        environment::build(job, &settings.node_env, dir.path()).map_err(|reason| Box::new(Exit::new(Kind::SpawnError, None, reason)))?;
     let name = plan.argv.first().map(String::as_str).unwrap_or_default();
     let program = group::find_program(name, &env, dir.path()).map_err(refuse)?;
     let stdin = plan.stdin.is_some_and(|bytes| !bytes.is_empty());
@@ -223,10 +168,7 @@ fn spawn(
         let error = match error.kind() {
             ErrorKind::NotFound => Error::new(
                 ErrorKind::NotFound,
-                format!(
-                    "{} exists, but the interpreter named in its first line does not",
-                    program.display()
-                ),
+                format!("{} exists, but the interpreter named in its first line does not", program.display()),
             ),
             _ => error,
         };
@@ -258,25 +200,13 @@ struct Watcher<'a> {
 
 impl Watcher<'_> {
     /// Returns the leader's exit status once nothing of the group is left and its output is read as far as possible.
-    async fn watch(
-        &mut self,
-        pipes: Pipes,
-        input: Option<&[u8]>,
-        capture: &Capture,
-        mut stop: StopSignal,
-    ) -> Result<ExitStatus, Error> {
-        let Pipes {
-            stdin,
-            mut stdout,
-            mut stderr,
-        } = pipes;
+    async fn watch(&mut self, pipes: Pipes, input: Option<&[u8]>, capture: &Capture, mut stop: StopSignal) -> Result<ExitStatus, Error> {
+        let Pipes { stdin, mut stdout, mut stderr } = pipes;
         let mut feeding = pin!(feed(stdin, input.unwrap_or_default()));
         let (mut fed, mut status) = (false, None);
         // A short process gets by without its pipes being waited for.
         let reading_starts = Instant::now() + READ_AFTER;
-        let first = self
-            .due()
-            .map_or(reading_starts, |due| due.min(reading_starts));
+        let first = self.due().map_or(reading_starts, |due| due.min(reading_starts));
         while status.is_none() {
             tokio::select! {
                 biased;
@@ -285,16 +215,9 @@ impl Watcher<'_> {
                 () = &mut feeding, if !fed => fed = true,
             }
         }
-        let take = |output: &mut Output, stream| {
-            output.look(|bytes| capture.push(stream, bytes)) == Look::End
-        };
+        let take = |output: &mut Output, stream| output.look(|bytes| capture.push(stream, bytes)) == Look::End;
         let mut read = take(&mut stdout, Stream::Stdout) & take(&mut stderr, Stream::Stderr);
-        let mut reading = pin!(async {
-            tokio::join!(
-                drain(stdout, Stream::Stdout, capture),
-                drain(stderr, Stream::Stderr, capture)
-            )
-        });
+        let mut reading = pin!(async { tokio::join!(drain(stdout, Stream::Stdout, capture), drain(stderr, Stream::Stderr, capture)) });
         while status.is_none() || !read {
             let due = self.due();
             tokio::select! {
@@ -316,18 +239,12 @@ impl Watcher<'_> {
     }
 
     fn due(&self) -> Option<Instant> {
-        [self.deadline, self.force, self.linger]
-            .into_iter()
-            .flatten()
-            .min()
+        [self.deadline, self.force, self.linger].into_iter().flatten().min()
     }
 
     fn leader_ended(&mut self, status: ExitStatus) -> ExitStatus {
         self.deadline = None;
-        self.linger = Some(
-            self.force
-                .unwrap_or_else(|| Instant::now() + self.settings.pipe_grace),
-        );
+        self.linger = Some(self.force.unwrap_or_else(|| Instant::now() + self.settings.pipe_grace));
         status
     }
 
@@ -367,10 +284,7 @@ impl Watcher<'_> {
             }
         } else if is_due(self.linger) {
             if self.lingered {
-                tracing::debug!(
-                    pid = self.group.id(),
-                    "a process outside the group holds the output of an ended attempt"
-                );
+                tracing::debug!(pid = self.group.id(), "a process outside the group holds the output of an ended attempt");
                 return true;
             }
             self.lingered = true;

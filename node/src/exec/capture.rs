@@ -36,17 +36,9 @@ impl Stream {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
     /// Bytes of one stream; `offset` counts from the first byte the process wrote there. Never empty, at most 64 KiB.
-    Data {
-        stream: Stream,
-        offset: u64,
-        bytes: Vec<u8>,
-    },
+    Data { stream: Stream, offset: u64, bytes: Vec<u8> },
     /// `len` bytes starting at `offset` were written but are not kept any more.
-    Gap {
-        stream: Stream,
-        offset: u64,
-        len: u64,
-    },
+    Gap { stream: Stream, offset: u64, len: u64 },
 }
 
 /// The final content of one stream.
@@ -90,15 +82,8 @@ impl State {
 impl Capture {
     /// An empty capture which keeps at most `cap` bytes of each stream (at most [`OUTPUT_CAP_MAX`]).
     pub(crate) fn new(cap: u64) -> Arc<Capture> {
-        let state = State {
-            stdout: Kept::new(cap),
-            stderr: Kept::new(cap),
-            ended: false,
-        };
-        Arc::new(Capture {
-            state: Mutex::new(state),
-            changed: watch::Sender::new(()),
-        })
+        let state = State { stdout: Kept::new(cap), stderr: Kept::new(cap), ended: false };
+        Arc::new(Capture { state: Mutex::new(state), changed: watch::Sender::new(()) })
     }
 
     /// Adds what a process has just written.
@@ -133,29 +118,14 @@ impl Capture {
             kept.tail.iter().skip(from).copied().collect()
         };
         let text = String::from_utf8_lossy(&end);
-        let line = text
-            .lines()
-            .rev()
-            .map(str::trim)
-            .find(|line| !line.is_empty())?;
-        Some(
-            line.chars()
-                .filter(|c| !c.is_control())
-                .take(chars_max)
-                .collect(),
-        )
+        let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty())?;
+        Some(line.chars().filter(|c| !c.is_control()).take(chars_max).collect())
     }
 
     /// A reader from the start of both streams. Any number of readers may follow one capture.
     pub(crate) fn tail(self: &Arc<Self>) -> Tail {
         let changed = self.changed.subscribe();
-        Tail {
-            capture: Arc::clone(self),
-            changed,
-            stdout_at: 0,
-            stderr_at: 0,
-            stderr_first: false,
-        }
+        Tail { capture: Arc::clone(self), changed, stdout_at: 0, stderr_at: 0, stderr_first: false }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -178,6 +148,7 @@ pub(crate) struct Tail {
 
 impl Tail {
     /// Starts at the given byte offsets instead of at the beginning, so that a reader whose connection broke can go on.
+    #[cfg(test)]
     pub(crate) fn resume_at(mut self, stdout: u64, stderr: u64) -> Tail {
         self.stdout_at = stdout;
         self.stderr_at = stderr;
@@ -199,6 +170,7 @@ impl Tail {
     }
 
     /// The same as a stream of pieces.
+    #[cfg(test)]
     pub(crate) fn into_stream(self) -> impl futures::Stream<Item = Piece> + Send {
         futures::stream::unfold(self, |mut tail| async move {
             let piece = tail.next().await?;
@@ -241,13 +213,7 @@ impl Kept {
         let cap = cap.min(OUTPUT_CAP_MAX);
         let head_max = usize::try_from(head_bytes(cap)).unwrap_or(usize::MAX);
         let tail_max = usize::try_from(cap / 4).unwrap_or(usize::MAX);
-        Kept {
-            head: Vec::new(),
-            tail: VecDeque::new(),
-            head_max,
-            tail_max,
-            total: 0,
-        }
+        Kept { head: Vec::new(), tail: VecDeque::new(), head_max, tail_max, total: 0 }
     }
 
     fn push(&mut self, data: &[u8]) {
@@ -282,37 +248,21 @@ impl Kept {
         if offset >= self.total {
             return None;
         }
-        if let Some(rest) = usize::try_from(offset)
-            .ok()
-            .and_then(|from| self.head.get(from..))
-            .filter(|r| !r.is_empty())
-        {
+        if let Some(rest) = usize::try_from(offset).ok().and_then(|from| self.head.get(from..)).filter(|r| !r.is_empty()) {
             let bytes: Vec<u8> = rest.iter().take(PIECE_BYTES_MAX).copied().collect();
             *at = offset + bytes.len() as u64;
-            return Some(Piece::Data {
-                stream,
-                offset,
-                bytes,
-            });
+            return Some(Piece::Data { stream, offset, bytes });
         }
         let start = self.tail_start();
         if offset < start {
             *at = start;
-            return Some(Piece::Gap {
-                stream,
-                offset,
-                len: start - offset,
-            });
+            return Some(Piece::Gap { stream, offset, len: start - offset });
         }
         let skip = usize::try_from(offset - start).unwrap_or(usize::MAX);
         let end = self.tail.len().min(skip.saturating_add(PIECE_BYTES_MAX));
         let bytes: Vec<u8> = self.tail.range(skip.min(end)..end).copied().collect();
         *at = offset + bytes.len() as u64;
-        Some(Piece::Data {
-            stream,
-            offset,
-            bytes,
-        })
+        Some(Piece::Data { stream, offset, bytes })
     }
 }
 
@@ -327,20 +277,12 @@ mod tests {
         let mut at = 0;
         for piece in pieces {
             match piece {
-                Piece::Data {
-                    stream,
-                    offset,
-                    bytes: data,
-                } if *stream == want => {
+                Piece::Data { stream, offset, bytes: data } if *stream == want => {
                     assert_eq!(*offset, at);
                     at += data.len() as u64;
                     bytes.extend_from_slice(data);
                 }
-                Piece::Gap {
-                    stream,
-                    offset,
-                    len,
-                } if *stream == want => {
+                Piece::Gap { stream, offset, len } if *stream == want => {
                     assert_eq!(*offset, at);
                     at += len;
                     gaps += len;
@@ -376,32 +318,21 @@ mod tests {
         assert_eq!((got.bytes.len(), got.truncated), (100, 0));
         let none = Capture::new(0);
         none.push(Stream::Stdout, b"abc");
-        assert_eq!(
-            none.content(Stream::Stdout),
-            Captured {
-                bytes: vec![],
-                truncated: 3
-            }
-        );
+        assert_eq!(none.content(Stream::Stdout), Captured { bytes: vec![], truncated: 3 });
     }
 
     #[tokio::test]
     async fn many_readers_follow_from_the_start_and_end_together() {
         let capture = Capture::new(1 << 20);
         capture.push(Stream::Stdout, b"early ");
-        let readers: Vec<_> = (0..5)
-            .map(|_| tokio::spawn(capture.tail().into_stream().collect::<Vec<Piece>>()))
-            .collect();
+        let readers: Vec<_> = (0..5).map(|_| tokio::spawn(capture.tail().into_stream().collect::<Vec<Piece>>())).collect();
         capture.push(Stream::Stderr, b"oops");
         tokio::task::yield_now().await;
         capture.push(Stream::Stdout, b"late");
         capture.end();
         for reader in readers {
             let pieces = reader.await.unwrap();
-            assert_eq!(
-                rebuilt(&pieces, Stream::Stdout),
-                (b"early late".to_vec(), 0)
-            );
+            assert_eq!(rebuilt(&pieces, Stream::Stdout), (b"early late".to_vec(), 0));
             assert_eq!(rebuilt(&pieces, Stream::Stderr), (b"oops".to_vec(), 0));
         }
     }
@@ -417,20 +348,8 @@ mod tests {
         let (bytes, gap) = rebuilt(&pieces, Stream::Stdout);
         assert_eq!(gap, 500);
         assert_eq!(bytes, [[b'a'; 75].as_slice(), &[b'c'; 25]].concat());
-        let rest: Vec<Piece> = capture
-            .tail()
-            .resume_at(590, 0)
-            .into_stream()
-            .collect()
-            .await;
-        assert_eq!(
-            rest,
-            [Piece::Data {
-                stream: Stream::Stdout,
-                offset: 590,
-                bytes: vec![b'c'; 10]
-            }]
-        );
+        let rest: Vec<Piece> = capture.tail().resume_at(590, 0).into_stream().collect().await;
+        assert_eq!(rest, [Piece::Data { stream: Stream::Stdout, offset: 590, bytes: vec![b'c'; 10] }]);
     }
 
     #[test]
@@ -438,10 +357,7 @@ mod tests {
         let capture = Capture::new(100);
         assert_eq!(capture.last_error_line(80), None);
         capture.push(Stream::Stderr, b"first\nNo such file: x\x1b[0m\n\n");
-        assert_eq!(
-            capture.last_error_line(80).as_deref(),
-            Some("No such file: x[0m")
-        );
+        assert_eq!(capture.last_error_line(80).as_deref(), Some("No such file: x[0m"));
         capture.push(Stream::Stderr, &[b'z'; 200]);
         assert_eq!(capture.last_error_line(5).as_deref(), Some("zzzzz"));
     }

@@ -39,11 +39,7 @@ impl WorkDir {
         if !spares.place(root, &path) {
             make_fresh(root, &path)?;
         }
-        Ok(WorkDir {
-            path,
-            spares: Arc::clone(spares),
-            fate: Fate::Remove,
-        })
+        Ok(WorkDir { path, spares: Arc::clone(spares), fate: Fate::Remove })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -90,10 +86,7 @@ impl Spares {
             return false;
         }
         // No attempt's directory begins with a dot.
-        let spare = root.join(format!(
-            ".spare-{}",
-            self.count.fetch_add(1, Ordering::Relaxed)
-        ));
+        let spare = root.join(format!(".spare-{}", self.count.fetch_add(1, Ordering::Relaxed)));
         let moved = fs::rename(path, &spare).is_ok();
         if moved {
             self.free().push(spare);
@@ -192,17 +185,13 @@ pub(crate) struct Swept {
 
 /// Ids become parts of paths, so only what is the same on every file system is let through: at most 128 of `[A-Za-z0-9_-]`.
 fn is_plain(task: &str) -> bool {
-    (1..=128).contains(&task.len())
-        && task
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+    (1..=128).contains(&task.len()) && task.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
 #[cfg(unix)]
 fn is_pristine(dir: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    let is_ours = fs::symlink_metadata(dir)
-        .is_ok_and(|meta| meta.is_dir() && meta.permissions().mode() & 0o7777 == 0o700);
+    let is_ours = fs::symlink_metadata(dir).is_ok_and(|meta| meta.is_dir() && meta.permissions().mode() & 0o7777 == 0o700);
     is_ours && fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
 }
 
@@ -226,21 +215,16 @@ fn make(dir: &Path) -> Result<()> {
 
 #[cfg(all(test, unix))]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "helpers of tests")]
     use super::*;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     fn key(task: &str, attempt: u32) -> JobKey {
-        JobKey {
-            task: task.to_owned(),
-            attempt,
-        }
+        JobKey { task: task.to_owned(), attempt }
     }
 
     fn names(root: &Path) -> Vec<String> {
-        fs::read_dir(root)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect()
+        fs::read_dir(root).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
     #[tokio::test]
@@ -254,10 +238,7 @@ mod tests {
         drop(crashed);
         let again = WorkDir::create(&root, &key("t1", 1), &spares).unwrap();
         assert_eq!(again.path(), root.join("t1.1"));
-        assert_eq!(
-            fs::metadata(again.path()).unwrap().permissions().mode() & 0o7777,
-            0o700
-        );
+        assert_eq!(fs::metadata(again.path()).unwrap().permissions().mode() & 0o7777, 0o700);
         assert!(names(again.path()).is_empty());
         drop(again);
         assert!(names(&root).is_empty());
@@ -271,10 +252,7 @@ mod tests {
         let reuse = |number: u32, spoil: &dyn Fn(&Path)| {
             let mut dir = WorkDir::create(&root, &key("t", number), &spares).unwrap();
             assert!(names(dir.path()).is_empty());
-            assert_eq!(
-                fs::metadata(dir.path()).unwrap().permissions().mode() & 0o7777,
-                0o700
-            );
+            assert_eq!(fs::metadata(dir.path()).unwrap().permissions().mode() & 0o7777, 0o700);
             spoil(dir.path());
             dir.set_fate(Fate::Reuse);
         };
@@ -286,9 +264,7 @@ mod tests {
         fs::write(root.join(".spare-1/late"), "x").unwrap();
         reuse(3, &|_| {});
         assert_eq!(spares.free().len(), 1);
-        reuse(4, &|dir| {
-            fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).unwrap()
-        });
+        reuse(4, &|dir| fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).unwrap());
         assert_eq!(spares.free().len(), 0);
         reuse(5, &|dir| fs::write(dir.join("file"), "x").unwrap());
         assert_eq!(spares.free().len(), 0);
@@ -312,16 +288,7 @@ mod tests {
     #[test]
     fn ids_that_would_leave_the_root_are_refused() {
         let home = tempfile::tempdir().unwrap();
-        for task in [
-            "",
-            "..",
-            "a/b",
-            "a\\b",
-            "a.b",
-            "c:",
-            "x\0",
-            &"y".repeat(129),
-        ] {
+        for task in ["", "..", "a/b", "a\\b", "a.b", "c:", "x\0", &"y".repeat(129)] {
             let error = WorkDir::create(home.path(), &key(task, 1), &Arc::default()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput, "{task:?}");
         }
@@ -339,13 +306,7 @@ mod tests {
         dir.set_fate(Fate::Keep);
         symlink(&precious, dir.path().join("link")).unwrap();
         symlink(&precious, root.join("link")).unwrap();
-        assert_eq!(
-            sweep(&root).unwrap(),
-            Swept {
-                removed: 2,
-                failed: 0
-            }
-        );
+        assert_eq!(sweep(&root).unwrap(), Swept { removed: 2, failed: 0 });
         assert!(precious.join("file").exists());
     }
 }

@@ -50,16 +50,9 @@ const VARIABLES_MAX: usize = 1000;
 /// The complete environment of an attempt, in ascending order of names, each name once.
 /// The job's variables win over the node's; those of the mesh win over all.
 /// Fails with a sentence when a name or a value cannot exist in an environment.
-pub(crate) fn build(
-    job: &Job,
-    node: &[(OsString, OsString)],
-    dir: &Path,
-) -> Result<Vec<(OsString, OsString)>, String> {
+pub(crate) fn build(job: &Job, node: &[(OsString, OsString)], dir: &Path) -> Result<Vec<(OsString, OsString)>, String> {
     if job.env.len() > VARIABLES_MAX {
-        return Err(format!(
-            "{} environment variables are too many: at most {VARIABLES_MAX} are allowed",
-            job.env.len()
-        ));
+        return Err(format!("{} environment variables are too many: at most {VARIABLES_MAX} are allowed", job.env.len()));
     }
     let mut all: std::collections::BTreeMap<OsString, OsString> = node.iter().cloned().collect();
     for (name, value) in &job.env {
@@ -81,24 +74,16 @@ pub(crate) fn build(
 
 /// The node's own variables which every attempt may see, read once at start. `extra` names more of them, from the configuration.
 pub(crate) fn passed_from_node(extra: &[String]) -> Vec<(OsString, OsString)> {
-    std::env::vars_os()
-        .filter(|(name, _)| name.to_str().is_some_and(|name| is_passed(name, extra)))
-        .collect()
+    std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(|name| is_passed(name, extra))).collect()
 }
 
 fn is_passed(name: &str, extra: &[String]) -> bool {
-    name.starts_with(PASSED_PREFIX)
-        || PASSED.iter().any(|p| same_name(p, name))
-        || extra.iter().any(|p| same_name(p, name))
+    name.starts_with(PASSED_PREFIX) || PASSED.iter().any(|p| same_name(p, name)) || extra.iter().any(|p| same_name(p, name))
 }
 
 /// Windows does not tell `Path` from `PATH`.
 fn same_name(a: &str, b: &str) -> bool {
-    if cfg!(windows) {
-        a.eq_ignore_ascii_case(b)
-    } else {
-        a == b
-    }
+    if cfg!(windows) { a.eq_ignore_ascii_case(b) } else { a == b }
 }
 
 #[cfg(test)]
@@ -111,14 +96,7 @@ mod tests {
         for name in ["PATH", "HOME", "LC_ALL", "LC_CTYPE", "CUDA_HOME", "TZ"] {
             assert!(is_passed(name, &extra), "{name}");
         }
-        for name in [
-            "OPENCLAW_SHELL",
-            "AWS_SECRET_ACCESS_KEY",
-            "LD_PRELOAD",
-            "PATHX",
-            "CLAWMESH_HOME",
-            "CUDA_PATH",
-        ] {
+        for name in ["OPENCLAW_SHELL", "AWS_SECRET_ACCESS_KEY", "LD_PRELOAD", "PATHX", "CLAWMESH_HOME", "CUDA_PATH"] {
             assert!(!is_passed(name, &extra), "{name}");
         }
     }

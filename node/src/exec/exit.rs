@@ -96,29 +96,18 @@ impl Exit {
             return;
         }
         let wrong = match serde_json::from_slice::<serde::de::IgnoredAny>(&self.stdout) {
-            _ if self.stdout_truncated > 0 => format!(
-                "{} bytes of it were beyond the output limit",
-                self.stdout_truncated
-            ),
+            _ if self.stdout_truncated > 0 => format!("{} bytes of it were beyond the output limit", self.stdout_truncated),
             Err(error) => error.to_string(),
             Ok(_) => return,
         };
         self.kind = Kind::Failed;
-        self.reason = format!(
-            "the skill declares `output: json` but its standard output is not one JSON value: {wrong}"
-        );
+        self.reason = format!("the skill declares `output: json` but its standard output is not one JSON value: {wrong}");
     }
 }
 
 pub(super) fn timed_out(timeout: Option<Duration>) -> Exit {
     let timeout = humantime::format_duration(timeout.unwrap_or_default());
-    Exit::new(
-        Kind::Timeout,
-        None,
-        format!(
-            "ran longer than its timeout of {timeout} and was ended; a larger --timeout gives it more time"
-        ),
-    )
+    Exit::new(Kind::Timeout, None, format!("ran longer than its timeout of {timeout} and was ended; a larger --timeout gives it more time"))
 }
 
 /// The end of a process nobody asked to end.
@@ -128,16 +117,11 @@ pub(super) fn from_status(status: ExitStatus, capture: &Capture) -> Exit {
     }
     let mut reason = match (status.code(), signal_of(status)) {
         (Some(code @ 129..=159), _) if cfg!(unix) => {
-            format!(
-                "exited with code {code}, which a shell gives when its command is ended by {}",
-                signal_name(code - 128)
-            )
+            format!("exited with code {code}, which a shell gives when its command is ended by {}", signal_name(code - 128))
         }
         (Some(code), _) => format!("exited with code {code}"),
         // The kernel's own reason for a KILL that no one sent is nearly always memory.
-        (None, Some(9)) => {
-            "ended by SIGKILL from outside this node; often the system was out of memory".to_owned()
-        }
+        (None, Some(9)) => "ended by SIGKILL from outside this node; often the system was out of memory".to_owned(),
         (None, Some(signal)) => format!("ended by {}", signal_name(signal)),
         (None, None) => format!("ended abnormally: {status}"),
     };
@@ -153,35 +137,18 @@ pub(super) fn not_started(program: Option<&String>, error: &Error) -> Exit {
     let name = program.map(String::as_str).unwrap_or_default();
     let (code, reason) = match error.kind() {
         ErrorKind::NotFound => (Some(CODE_NOT_FOUND), error.to_string()),
-        ErrorKind::PermissionDenied if error.raw_os_error().is_none() => {
-            (Some(CODE_NOT_EXECUTABLE), error.to_string())
-        }
-        ErrorKind::PermissionDenied => (
-            Some(CODE_NOT_EXECUTABLE),
-            format!("the node's user may not execute {name:?}"),
-        ),
+        ErrorKind::PermissionDenied if error.raw_os_error().is_none() => (Some(CODE_NOT_EXECUTABLE), error.to_string()),
+        ErrorKind::PermissionDenied => (Some(CODE_NOT_EXECUTABLE), format!("the node's user may not execute {name:?}")),
         ErrorKind::ArgumentListTooLong => (
             Some(CODE_NOT_EXECUTABLE),
-            format!(
-                "the arguments and variables of {name:?} are longer than this system allows; pass large data as input or as a file"
-            ),
+            format!("the arguments and variables of {name:?} are longer than this system allows; pass large data as input or as a file"),
         ),
-        ErrorKind::ExecutableFileBusy => (
-            Some(CODE_NOT_EXECUTABLE),
-            format!("{name:?} is being written at this moment; try again"),
-        ),
+        ErrorKind::ExecutableFileBusy => (Some(CODE_NOT_EXECUTABLE), format!("{name:?} is being written at this moment; try again")),
         _ if is_exec_format(error) => (
             Some(CODE_NOT_EXECUTABLE),
-            format!(
-                "{name:?} is no program for this machine: built for another architecture, or a script without #! in its first line"
-            ),
+            format!("{name:?} is no program for this machine: built for another architecture, or a script without #! in its first line"),
         ),
-        _ => (
-            None,
-            format!(
-                "cannot start {name:?}: {error}; the node may be out of processes, file descriptors or memory"
-            ),
-        ),
+        _ => (None, format!("cannot start {name:?}: {error}; the node may be out of processes, file descriptors or memory")),
     };
     Exit::new(Kind::SpawnError, code, reason)
 }

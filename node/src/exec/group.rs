@@ -33,13 +33,7 @@ pub(crate) struct Pipes {
 impl Group {
     /// Starts `program` in `dir` with exactly the environment `env`. Takes as long as the system needs to load the program
     /// (about half a millisecond) and blocks the calling thread for that time.
-    pub(crate) fn spawn(
-        program: &Path,
-        argv: &[String],
-        env: &[(OsString, OsString)],
-        dir: &Path,
-        stdin: bool,
-    ) -> Result<(Group, Pipes)> {
+    pub(crate) fn spawn(program: &Path, argv: &[String], env: &[(OsString, OsString)], dir: &Path, stdin: bool) -> Result<(Group, Pipes)> {
         let (stdout, stdout_theirs) = pipe::pair()?;
         let (stderr, stderr_theirs) = pipe::pair()?;
         let mut command = Command::new(program);
@@ -60,15 +54,8 @@ impl Group {
         wrap.wrap(process_wrap::tokio::JobObject);
         let mut child = wrap.spawn()?;
         let id = child.id();
-        #[cfg_attr(
-            unix,
-            expect(unused_mut, reason = "only Windows connects the pipes afterwards")
-        )]
-        let mut pipes = Pipes {
-            stdin: child.stdin().take(),
-            stdout,
-            stderr,
-        };
+        #[cfg_attr(unix, expect(unused_mut, reason = "only Windows connects the pipes afterwards"))]
+        let mut pipes = Pipes { stdin: child.stdin().take(), stdout, stderr };
         #[cfg(not(unix))]
         {
             pipes.stdout.attach(child.stdout().take());
@@ -76,14 +63,7 @@ impl Group {
         }
         // The process's ends of the pipes close here with the command; otherwise their end would never be seen.
         drop(wrap);
-        Ok((
-            Group {
-                child,
-                id,
-                settled: false,
-            },
-            pipes,
-        ))
+        Ok((Group { child, id, settled: false }, pipes))
     }
 
     /// The process id of the leader, also after its end.
@@ -124,10 +104,7 @@ impl Group {
     /// Whether any process of the group is left, dead ones that nobody has reaped included.
     #[cfg(unix)]
     pub(crate) fn is_alive(&self) -> bool {
-        let pid = self
-            .id
-            .and_then(|id| i32::try_from(id).ok())
-            .and_then(rustix::process::Pid::from_raw);
+        let pid = self.id.and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
         pid.is_some_and(|pid| rustix::process::test_kill_process_group(pid).is_ok())
     }
 
@@ -159,22 +136,14 @@ fn show_name(_: &mut Command, _: &[String]) {}
 
 /// Finds the program of an argv: a bare name on the attempt's PATH, a relative path below the attempt's directory.
 /// Fails with `NotFound` or `PermissionDenied` and a sentence that names what was looked for and where.
-pub(crate) fn find_program(
-    name: &str,
-    env: &[(OsString, OsString)],
-    dir: &Path,
-) -> Result<PathBuf> {
+pub(crate) fn find_program(name: &str, env: &[(OsString, OsString)], dir: &Path) -> Result<PathBuf> {
     if name.is_empty() || name.contains('\0') {
         return Err(Error::new(
             ErrorKind::NotFound,
             "the command is empty or holds a NUL byte; give a program, for example: clawmesh run -- uname -a",
         ));
     }
-    let path = env
-        .iter()
-        .find(|(key, _)| is_path_name(key))
-        .map(|(_, value)| value.clone())
-        .unwrap_or_default();
+    let path = env.iter().find(|(key, _)| is_path_name(key)).map(|(_, value)| value.clone()).unwrap_or_default();
     if let Ok(found) = which::which_in(name, Some(&path), dir) {
         return Ok(found);
     }
@@ -182,26 +151,18 @@ pub(crate) fn find_program(
     if has_folder {
         let whole = dir.join(name);
         return Err(match std::fs::metadata(&whole) {
-            Ok(meta) if meta.is_dir() => Error::new(
-                ErrorKind::PermissionDenied,
-                format!("{name:?} is a directory, not a program"),
-            ),
+            Ok(meta) if meta.is_dir() => Error::new(ErrorKind::PermissionDenied, format!("{name:?} is a directory, not a program")),
             Ok(_) => not_executable(&whole),
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => Error::new(
-                ErrorKind::PermissionDenied,
-                format!("the node's user may not look at {name:?}"),
-            ),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                Error::new(ErrorKind::PermissionDenied, format!("the node's user may not look at {name:?}"))
+            }
             Err(_) => Error::new(
                 ErrorKind::NotFound,
-                format!(
-                    "there is no program {name:?} on this node; relative paths start in the attempt's own empty directory"
-                ),
+                format!("there is no program {name:?} on this node; relative paths start in the attempt's own empty directory"),
             ),
         });
     }
-    let blocked = std::env::split_paths(&path)
-        .map(|folder| folder.join(name))
-        .find(|file| file.is_file());
+    let blocked = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file());
     Err(match blocked {
         Some(file) => not_executable(&file),
         None => Error::new(
@@ -223,9 +184,5 @@ fn not_executable(file: &Path) -> Error {
 }
 
 fn is_path_name(key: &std::ffi::OsStr) -> bool {
-    if cfg!(windows) {
-        key.eq_ignore_ascii_case("PATH")
-    } else {
-        key == "PATH"
-    }
+    if cfg!(windows) { key.eq_ignore_ascii_case("PATH") } else { key == "PATH" }
 }

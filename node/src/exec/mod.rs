@@ -93,10 +93,7 @@ impl Work {
     pub(crate) fn label(&self) -> String {
         match self {
             Work::Command { argv } => argv.first().cloned().unwrap_or_default(),
-            Work::Skill { dir, .. } => dir
-                .file_name()
-                .map(|name| name.to_string_lossy().into_owned())
-                .unwrap_or_default(),
+            Work::Skill { dir, .. } => dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
             Work::Echo { .. } => "echo".to_owned(),
             Work::Sleep { .. } => "sleep".to_owned(),
             Work::Fail { .. } => "fail".to_owned(),
@@ -203,25 +200,10 @@ struct Running {
 
 impl Executor {
     /// An executor whose attempts live on the runtime of `handle`, and the channel on which it reports each end exactly once.
-    pub(crate) fn new(
-        settings: Settings,
-        handle: Handle,
-    ) -> (Executor, mpsc::Receiver<(JobKey, Exit)>) {
+    pub(crate) fn new(settings: Settings, handle: Handle) -> (Executor, mpsc::Receiver<(JobKey, Exit)>) {
         let (exits, receiver) = mpsc::channel(settings.exits_max.max(1));
-        let shared = Shared {
-            settings,
-            handle,
-            exits,
-            table: Mutex::default(),
-            spares: Arc::default(),
-            alive: watch::Sender::new(0),
-        };
-        (
-            Executor {
-                shared: Arc::new(shared),
-            },
-            receiver,
-        )
+        let shared = Shared { settings, handle, exits, table: Mutex::default(), spares: Arc::default(), alive: watch::Sender::new(0) };
+        (Executor { shared: Arc::new(shared) }, receiver)
     }
 
     /// Ends processes and removes directories which an earlier boot of this node left below `dir_root`.
@@ -229,10 +211,7 @@ impl Executor {
     pub(crate) fn clean_up(dir_root: &Path) -> std::io::Result<Swept> {
         let ended = orphans::end(dir_root);
         if ended > 0 {
-            tracing::warn!(
-                ended,
-                "ended processes which an earlier run of this node had left"
-            );
+            tracing::warn!(ended, "ended processes which an earlier run of this node had left");
         }
         dirs::sweep(dir_root)
     }
@@ -241,29 +220,12 @@ impl Executor {
     pub(crate) fn start(&self, job: Job) -> Result<(), Refused> {
         let capture = Capture::new(job.output_cap);
         let (stop, stop_signal) = watch::channel(None);
-        let running = Running {
-            stop,
-            capture: Arc::clone(&capture),
-            label: job.work.label(),
-            since: Instant::now(),
-        };
+        let running = Running { stop, capture: Arc::clone(&capture), label: job.work.label(), since: Instant::now() };
         let key = job.key.clone();
         self.shared.insert(key.clone(), running)?;
-        let guard = Guard {
-            shared: Arc::clone(&self.shared),
-            key,
-            alive: true,
-            reported: false,
-        };
+        let guard = Guard { shared: Arc::clone(&self.shared), key, alive: true, reported: false };
         self.shared.handle.spawn(async move {
-            let (exit, dir) = attempt::run(
-                job,
-                &guard.shared.settings,
-                &capture,
-                stop_signal,
-                &guard.shared.spares,
-            )
-            .await;
+            let (exit, dir) = attempt::run(job, &guard.shared.settings, &capture, stop_signal, &guard.shared.spares).await;
             guard.report(exit).await;
             drop(dir);
         });
@@ -277,10 +239,7 @@ impl Executor {
         let table = self.shared.table();
         let running = table.running.get(key);
         if let Some(running) = running {
-            running.stop.send_replace(Some(Stop {
-                reason: reason.to_owned(),
-                grace,
-            }));
+            running.stop.send_replace(Some(Stop { reason: reason.to_owned(), grace }));
         }
         running.is_some()
     }
@@ -292,20 +251,12 @@ impl Executor {
             let mut table = self.shared.table();
             table.closed = true;
             for running in table.running.values() {
-                running.stop.send_replace(Some(Stop {
-                    reason: "this node was stopped".to_owned(),
-                    grace,
-                }));
+                running.stop.send_replace(Some(Stop { reason: "this node was stopped".to_owned(), grace }));
             }
         }
         let mut alive = self.shared.alive.subscribe();
         let slack = Duration::from_millis(500);
-        let left = match tokio::time::timeout(
-            grace.saturating_add(slack),
-            alive.wait_for(|alive| *alive == 0),
-        )
-        .await
-        {
+        let left = match tokio::time::timeout(grace.saturating_add(slack), alive.wait_for(|alive| *alive == 0)).await {
             Ok(_) => 0,
             Err(_) => *self.shared.alive.borrow(),
         };
@@ -315,11 +266,7 @@ impl Executor {
 
     /// Follows an attempt's output from its beginning. None if it is not running here; then its exit has all there is.
     pub(crate) fn tail(&self, key: &JobKey) -> Option<Tail> {
-        self.shared
-            .table()
-            .running
-            .get(key)
-            .map(|running| running.capture.tail())
+        self.shared.table().running.get(key).map(|running| running.capture.tail())
     }
 
     /// The attempts that have not been reported as ended, in no particular order.
@@ -379,9 +326,7 @@ impl Guard {
 
     fn not_alive(&mut self) {
         if std::mem::take(&mut self.alive) {
-            self.shared
-                .alive
-                .send_modify(|alive| *alive = alive.saturating_sub(1));
+            self.shared.alive.send_modify(|alive| *alive = alive.saturating_sub(1));
         }
     }
 }

@@ -18,32 +18,15 @@ pub(super) fn end(root: &Path) -> usize {
     let Ok(mut system) = System::new() else {
         return 0;
     };
-    let what = ProcessRefreshKind::nothing()
-        .with_environ(UpdateKind::Always)
-        .without_tasks();
+    let what = ProcessRefreshKind::nothing().with_environ(UpdateKind::Always).without_tasks();
     system.refresh_processes_specifics(ProcessesToUpdate::All, true, what);
-    let mine = |process: &&sysinfo::Process| {
-        process
-            .environ()
-            .iter()
-            .any(|variable| is_below(variable, root))
-    };
-    system
-        .processes()
-        .values()
-        .filter(mine)
-        .filter(|process| process.kill())
-        .count()
+    let mine = |process: &&sysinfo::Process| process.environ().iter().any(|variable| is_below(variable, root));
+    system.processes().values().filter(mine).filter(|process| process.kill()).count()
 }
 
 fn is_below(variable: &OsString, root: &Path) -> bool {
     let prefix = super::environment::DIR.as_bytes();
-    let value = variable
-        .as_encoded_bytes()
-        .strip_prefix(prefix)
-        .and_then(|rest| rest.strip_prefix(b"="));
+    let value = variable.as_encoded_bytes().strip_prefix(prefix).and_then(|rest| rest.strip_prefix(b"="));
     // Compared as text: where this value is not UTF-8, the process is left alone.
-    value
-        .and_then(|value| std::str::from_utf8(value).ok())
-        .is_some_and(|value| Path::new(value).starts_with(root))
+    value.and_then(|value| std::str::from_utf8(value).ok()).is_some_and(|value| Path::new(value).starts_with(root))
 }

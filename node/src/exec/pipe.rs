@@ -82,24 +82,16 @@ mod platform {
 
     impl Output {
         /// Connects this end with what the started process has to offer.
-        pub(in crate::exec) fn attach(
-            &mut self,
-            pipe: Option<impl AsyncRead + Send + Sync + 'static>,
-        ) {
+        pub(in crate::exec) fn attach(&mut self, pipe: Option<impl AsyncRead + Send + Sync + 'static>) {
             self.0 = pipe.map(|pipe| Box::pin(pipe) as _);
         }
 
         pub(in crate::exec) fn look(&mut self, _: impl FnMut(&[u8])) -> Look {
-            if self.0.is_some() {
-                Look::Open
-            } else {
-                Look::End
-            }
+            if self.0.is_some() { Look::Open } else { Look::End }
         }
 
         pub(in crate::exec) fn into_async(self) -> Result<Pin<Box<dyn AsyncRead + Send + Sync>>> {
-            self.0
-                .ok_or_else(|| std::io::Error::other("the process has no such pipe"))
+            self.0.ok_or_else(|| std::io::Error::other("the process has no such pipe"))
         }
     }
 }

@@ -1,4 +1,5 @@
 //! Real processes, as a worker runs them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 use super::capture::{Piece, Stream};
 use super::*;
@@ -23,12 +24,7 @@ impl Rig {
 
     fn with(settings: Settings) -> Rig {
         let (executor, exits) = Executor::new(settings, Handle::current());
-        Rig {
-            executor,
-            exits,
-            home: tempfile::tempdir().unwrap(),
-            next: 0,
-        }
+        Rig { executor, exits, home: tempfile::tempdir().unwrap(), next: 0 }
     }
 
     fn root(&self) -> PathBuf {
@@ -38,10 +34,7 @@ impl Rig {
     fn job(&mut self, work: Work) -> Job {
         self.next += 1;
         Job {
-            key: JobKey {
-                task: format!("task{}", self.next),
-                attempt: 1,
-            },
+            key: JobKey { task: format!("task{}", self.next), attempt: 1 },
             work,
             timeout: None,
             fence: "7.3".to_owned(),
@@ -63,10 +56,7 @@ impl Rig {
     }
 
     async fn exit(&mut self) -> (JobKey, Exit) {
-        tokio::time::timeout(PATIENCE, self.exits.recv())
-            .await
-            .expect("no attempt ended in time")
-            .unwrap()
+        tokio::time::timeout(PATIENCE, self.exits.recv()).await.expect("no attempt ended in time").unwrap()
     }
 
     async fn run(&mut self, job: Job) -> Exit {
@@ -79,21 +69,12 @@ impl Rig {
     /// The number a script wrote into a file of the home, once it is there.
     async fn number(&self, file: &str) -> i32 {
         let path = self.home.path().join(file);
-        until("a number in the file", || {
-            std::fs::read_to_string(&path)
-                .ok()?
-                .strip_suffix('\n')?
-                .parse()
-                .ok()
-        })
-        .await
+        until("a number in the file", || std::fs::read_to_string(&path).ok()?.strip_suffix('\n')?.parse().ok()).await
     }
 }
 
 fn command(argv: &[&str]) -> Work {
-    Work::Command {
-        argv: argv.iter().map(|part| (*part).to_owned()).collect(),
-    }
+    Work::Command { argv: argv.iter().map(|part| (*part).to_owned()).collect() }
 }
 
 /// Asks again and again until there is an answer.
@@ -106,19 +87,14 @@ async fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, asking)
-        .await
-        .unwrap_or_else(|_| panic!("waited in vain for {what}"))
+    tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
 }
 
 /// A process that nobody has reaped yet is gone as well.
 #[cfg(target_os = "linux")]
 fn is_gone(pid: i32) -> bool {
     match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Ok(stat) => stat
-            .rsplit(')')
-            .next()
-            .is_some_and(|rest| rest.trim_start().starts_with(['Z', 'X'])),
+        Ok(stat) => stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['Z', 'X'])),
         Err(_) => true,
     }
 }
@@ -141,20 +117,14 @@ async fn a_command_gives_its_output_code_and_leaves_nothing() {
     let mut rig = Rig::new();
     let job = rig.sh("echo out; echo err >&2; pwd > {home}/where; echo data > file");
     let exit = rig.run(job).await;
-    assert_eq!(
-        (exit.kind, exit.code, exit.signal),
-        (Kind::Done, Some(0), None)
-    );
+    assert_eq!((exit.kind, exit.code, exit.signal), (Kind::Done, Some(0), None));
     assert_eq!((text(&exit.stdout), text(&exit.stderr)), ("out\n", "err\n"));
     assert_eq!(exit.shell_code(), 0);
     assert!(exit.wall > Duration::ZERO);
     let place = std::fs::read_to_string(rig.home.path().join("where")).unwrap();
     assert!(place.trim_end().ends_with("work/task1.1"), "{place}");
     let root = rig.root();
-    until("the removal of the directory", || {
-        (std::fs::read_dir(&root).unwrap().count() == 0).then_some(())
-    })
-    .await;
+    until("the removal of the directory", || (std::fs::read_dir(&root).unwrap().count() == 0).then_some(())).await;
     assert!(rig.executor.running().is_empty());
 }
 
@@ -163,30 +133,17 @@ async fn exit_codes_and_signals_are_told_apart() {
     let mut rig = Rig::new();
     let job = rig.sh("echo 'config missing' >&2; exit 3");
     let exit = rig.run(job).await;
-    assert_eq!(
-        (exit.kind, exit.code, exit.signal, exit.shell_code()),
-        (Kind::Failed, Some(3), None, 3)
-    );
-    assert!(
-        exit.reason.contains("code 3") && exit.reason.contains("config missing"),
-        "{}",
-        exit.reason
-    );
+    assert_eq!((exit.kind, exit.code, exit.signal, exit.shell_code()), (Kind::Failed, Some(3), None, 3));
+    assert!(exit.reason.contains("code 3") && exit.reason.contains("config missing"), "{}", exit.reason);
 
     let job = rig.sh("kill -SEGV $$");
     let exit = rig.run(job).await;
-    assert_eq!(
-        (exit.kind, exit.code, exit.signal, exit.shell_code()),
-        (Kind::Failed, None, Some(11), 139)
-    );
+    assert_eq!((exit.kind, exit.code, exit.signal, exit.shell_code()), (Kind::Failed, None, Some(11), 139));
     assert!(exit.reason.contains("SIGSEGV"), "{}", exit.reason);
 
     let job = rig.sh("kill -KILL $$");
     let exit = rig.run(job).await;
-    assert_eq!(
-        (exit.kind, exit.signal, exit.shell_code()),
-        (Kind::Failed, Some(9), 137)
-    );
+    assert_eq!((exit.kind, exit.signal, exit.shell_code()), (Kind::Failed, Some(9), 137));
     assert!(exit.reason.contains("memory"), "{}", exit.reason);
 
     let job = rig.sh("exit 137");
@@ -215,22 +172,13 @@ async fn what_cannot_be_started_says_why() {
         (plain.to_str().unwrap(), Some(126), "not executable"),
         (rig.home.path().to_str().unwrap(), Some(126), "directory"),
         (orphan.to_str().unwrap(), Some(127), "interpreter"),
-        (
-            alien.to_str().unwrap(),
-            Some(126),
-            "no program for this machine",
-        ),
+        (alien.to_str().unwrap(), Some(126), "no program for this machine"),
     ]
     .map(|(program, code, words)| (program.to_owned(), code, words));
     for (program, code, words) in cases {
         let job = rig.job(command(&[&program, "argument"]));
         let exit = rig.run(job).await;
-        assert_eq!(
-            (exit.kind, exit.code),
-            (Kind::SpawnError, code),
-            "{program}: {}",
-            exit.reason
-        );
+        assert_eq!((exit.kind, exit.code), (Kind::SpawnError, code), "{program}: {}", exit.reason);
         assert!(exit.reason.contains(words), "{program}: {}", exit.reason);
     }
     let long = "x".repeat(3 << 20);
@@ -254,45 +202,20 @@ async fn what_cannot_be_started_says_why() {
 #[tokio::test]
 async fn the_environment_is_a_short_list() {
     let mut settings = Settings::default();
-    settings
-        .node_env
-        .push(("CLAWMESH_TASK_ID".into(), "of the node".into()));
+    settings.node_env.push(("CLAWMESH_TASK_ID".into(), "of the node".into()));
     let mut rig = Rig::with(settings);
     let mut job = rig.job(command(&["env"]));
-    job.env = vec![
-        ("MINE".into(), "a=b c".into()),
-        ("HOME".into(), "/elsewhere".into()),
-        ("CLAWMESH_FENCE".into(), "forged".into()),
-    ];
+    job.env = vec![("MINE".into(), "a=b c".into()), ("HOME".into(), "/elsewhere".into()), ("CLAWMESH_FENCE".into(), "forged".into())];
     let exit = rig.run(job).await;
-    let vars: HashMap<&str, &str> = text(&exit.stdout)
-        .lines()
-        .filter_map(|line| line.split_once('='))
-        .collect();
+    let vars: HashMap<&str, &str> = text(&exit.stdout).lines().filter_map(|line| line.split_once('=')).collect();
     assert_eq!(vars["CLAWMESH_TASK_ID"], "task1");
     assert_eq!(vars["CLAWMESH_ATTEMPT"], "1");
     assert_eq!(vars["CLAWMESH_FENCE"], "7.3");
     assert_eq!((vars["MINE"], vars["HOME"]), ("a=b c", "/elsewhere"));
     assert!(vars.contains_key("PATH"));
-    let known = [
-        "PATH",
-        "HOME",
-        "USER",
-        "LOGNAME",
-        "LANG",
-        "TZ",
-        "TMPDIR",
-        "MINE",
-        "CLAWMESH_TASK_ID",
-    ];
-    let known = [
-        known.as_slice(),
-        &["CLAWMESH_ATTEMPT", "CLAWMESH_FENCE", "CLAWMESH_DIR"],
-    ]
-    .concat();
-    let stranger = vars
-        .keys()
-        .find(|name| !known.contains(name) && !name.starts_with("LC_"));
+    let known = ["PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "MINE", "CLAWMESH_TASK_ID"];
+    let known = [known.as_slice(), &["CLAWMESH_ATTEMPT", "CLAWMESH_FENCE", "CLAWMESH_DIR"]].concat();
+    let stranger = vars.keys().find(|name| !known.contains(name) && !name.starts_with("LC_"));
     assert_eq!(stranger, None);
 
     for name in ["", "A=B", "A\0"] {
@@ -300,23 +223,13 @@ async fn the_environment_is_a_short_list() {
         job.env = vec![(name.to_owned(), "x".to_owned())];
         let exit = rig.run(job).await;
         assert_eq!(exit.kind, Kind::SpawnError);
-        assert!(
-            exit.reason.contains("environment variable"),
-            "{}",
-            exit.reason
-        );
+        assert!(exit.reason.contains("environment variable"), "{}", exit.reason);
     }
 }
 
 fn skill(run: &[&str], input: SkillInput, stdin: &[u8], json_output: bool) -> Work {
     let run = run.iter().map(|part| (*part).to_owned()).collect();
-    Work::Skill {
-        dir: "/tmp".into(),
-        run,
-        input,
-        stdin: stdin.to_vec(),
-        json_output,
-    }
+    Work::Skill { dir: "/tmp".into(), run, input, stdin: stdin.to_vec(), json_output }
 }
 
 #[tokio::test]
@@ -326,12 +239,7 @@ async fn a_skill_reads_its_input_and_keeps_its_promise() {
     let job = rig.job(skill(&["cat"], SkillInput::Text, input.as_bytes(), false));
     assert_eq!(text(&rig.run(job).await.stdout), input);
 
-    let job = rig.job(skill(
-        &["echo", "{baseDir}/scripts/run"],
-        SkillInput::None,
-        b"ignored",
-        false,
-    ));
+    let job = rig.job(skill(&["echo", "{baseDir}/scripts/run"], SkillInput::None, b"ignored", false));
     assert_eq!(text(&rig.run(job).await.stdout), "/tmp/scripts/run\n");
 
     let job = rig.job(skill(&["cat"], SkillInput::None, b"not given", false));
@@ -354,29 +262,16 @@ async fn a_skill_reads_its_input_and_keeps_its_promise() {
 #[tokio::test]
 async fn the_builtins_need_no_process() {
     let mut rig = Rig::new();
-    let job = rig.job(Work::Echo {
-        input: b"hello".to_vec(),
-    });
+    let job = rig.job(Work::Echo { input: b"hello".to_vec() });
     let exit = rig.run(job).await;
-    assert_eq!(
-        (exit.kind, exit.code, text(&exit.stdout)),
-        (Kind::Done, Some(0), "hello")
-    );
+    assert_eq!((exit.kind, exit.code, text(&exit.stdout)), (Kind::Done, Some(0), "hello"));
 
-    let job = rig.job(Work::Fail {
-        message: "on purpose".into(),
-        code: 4,
-    });
+    let job = rig.job(Work::Fail { message: "on purpose".into(), code: 4 });
     let exit = rig.run(job).await;
-    assert_eq!(
-        (exit.kind, exit.shell_code(), text(&exit.stderr)),
-        (Kind::Failed, 4, "on purpose")
-    );
+    assert_eq!((exit.kind, exit.shell_code(), text(&exit.stderr)), (Kind::Failed, 4, "on purpose"));
     assert!(exit.reason.contains("on purpose"));
 
-    let job = rig.job(Work::Sleep {
-        dur: Duration::from_millis(20),
-    });
+    let job = rig.job(Work::Sleep { dur: Duration::from_millis(20) });
     let exit = rig.run(job).await;
     assert_eq!(exit.kind, Kind::Done);
     assert!(exit.wall >= Duration::from_millis(20));
@@ -389,10 +284,7 @@ async fn the_builtins_need_no_process() {
     let key = rig.start(job);
     assert!(rig.executor.kill(&key, "not wanted any more"));
     let (_, exit) = rig.exit().await;
-    assert_eq!(
-        (exit.kind, exit.reason.as_str()),
-        (Kind::Killed, "not wanted any more")
-    );
+    assert_eq!((exit.kind, exit.reason.as_str()), (Kind::Killed, "not wanted any more"));
     assert!(!rig.root().exists());
 }
 
@@ -400,16 +292,12 @@ async fn the_builtins_need_no_process() {
 async fn a_timeout_reaches_the_grandchildren() {
     let mut rig = Rig::new();
     // The grandchild does not listen to TERM and holds the output open.
-    let mut job =
-        rig.sh("sh -c 'trap \"\" TERM; echo $$ > {home}/pid; while :; do sleep 1; done' & wait");
+    let mut job = rig.sh("sh -c 'trap \"\" TERM; echo $$ > {home}/pid; while :; do sleep 1; done' & wait");
     job.timeout = Some(Duration::from_millis(300));
     let key = rig.start(job);
     let pid = rig.number("pid").await;
     let (ended, exit) = rig.exit().await;
-    assert_eq!(
-        (ended, exit.kind, exit.shell_code()),
-        (key, Kind::Timeout, 124)
-    );
+    assert_eq!((ended, exit.kind, exit.shell_code()), (key, Kind::Timeout, 124));
     assert!(exit.reason.contains("300ms"), "{}", exit.reason);
     assert!(exit.wall < Duration::from_secs(20));
     gone(pid).await;
@@ -418,16 +306,12 @@ async fn a_timeout_reaches_the_grandchildren() {
 #[tokio::test]
 async fn cancel_lets_a_program_tidy_up_and_ends_those_who_do_not_listen() {
     let mut rig = Rig::new();
-    let job =
-        rig.sh("trap 'echo tidy; exit 5' TERM; echo $$ > {home}/one; while :; do sleep 0.01; done");
+    let job = rig.sh("trap 'echo tidy; exit 5' TERM; echo $$ > {home}/one; while :; do sleep 0.01; done");
     let key = rig.start(job);
     let pid = rig.number("one").await;
     assert!(rig.executor.kill(&key, "cancelled by ada"));
     let (_, exit) = rig.exit().await;
-    assert_eq!(
-        (exit.kind, exit.code, exit.reason.as_str()),
-        (Kind::Killed, Some(5), "cancelled by ada")
-    );
+    assert_eq!((exit.kind, exit.code, exit.reason.as_str()), (Kind::Killed, Some(5), "cancelled by ada"));
     assert_eq!(text(&exit.stdout), "tidy\n");
     gone(pid).await;
 
@@ -453,10 +337,7 @@ async fn an_orphan_of_a_stopped_attempt_has_its_grace_too() {
     let pid = rig.number("pid").await;
     assert!(rig.executor.kill(&key, "cancelled"));
     rig.exit().await;
-    assert_eq!(
-        std::fs::read_to_string(rig.home.path().join("bye")).unwrap(),
-        "bye\n"
-    );
+    assert_eq!(std::fs::read_to_string(rig.home.path().join("bye")).unwrap(), "bye\n");
     gone(pid).await;
 }
 
@@ -480,17 +361,15 @@ async fn children_left_behind_do_not_hold_up_the_attempt() {
 #[tokio::test]
 async fn a_daemon_in_its_own_session_does_not_hold_up_the_attempt_and_is_found_at_the_next_start() {
     let mut rig = Rig::new();
-    let job = rig.sh("setsid sh -c 'echo $$ > {home}/daemon; exec sleep 600' & until [ -s {home}/daemon ]; do sleep 0.01; done; echo started");
+    let job =
+        rig.sh("setsid sh -c 'echo $$ > {home}/daemon; exec sleep 600' & until [ -s {home}/daemon ]; do sleep 0.01; done; echo started");
     let exit = rig.run(job).await;
     assert_eq!((exit.kind, text(&exit.stdout)), (Kind::Done, "started\n"));
     let daemon = rig.number("daemon").await;
     assert!(!is_gone(daemon));
     let elsewhere = tempfile::tempdir().unwrap();
     Executor::clean_up(elsewhere.path()).unwrap();
-    assert!(
-        !is_gone(daemon),
-        "another node's clean-up must leave it alone"
-    );
+    assert!(!is_gone(daemon), "another node's clean-up must leave it alone");
     std::fs::create_dir_all(rig.root().join("stale/1")).unwrap();
     Executor::clean_up(&rig.root()).unwrap();
     gone(daemon).await;
@@ -513,73 +392,28 @@ async fn a_hundred_megabytes_of_output_cost_two() {
 #[tokio::test]
 async fn output_is_followed_while_it_grows() {
     let mut rig = Rig::new();
-    let job =
-        rig.sh("echo one; echo two >&2; until [ -e {home}/go ]; do sleep 0.01; done; echo three");
+    let job = rig.sh("echo one; echo two >&2; until [ -e {home}/go ]; do sleep 0.01; done; echo three");
     let key = rig.start(job);
     let mut tail = rig.executor.tail(&key).unwrap();
     let mut seen = Vec::new();
     while seen.len() < 2 {
-        seen.push(
-            tokio::time::timeout(PATIENCE, tail.next())
-                .await
-                .unwrap()
-                .unwrap(),
-        );
+        seen.push(tokio::time::timeout(PATIENCE, tail.next()).await.unwrap().unwrap());
     }
-    seen.sort_by_key(|piece| {
-        matches!(
-            piece,
-            Piece::Data {
-                stream: Stream::Stderr,
-                ..
-            }
-        )
-    });
-    assert_eq!(
-        seen[0],
-        Piece::Data {
-            stream: Stream::Stdout,
-            offset: 0,
-            bytes: b"one\n".to_vec()
-        }
-    );
-    assert_eq!(
-        seen[1],
-        Piece::Data {
-            stream: Stream::Stderr,
-            offset: 0,
-            bytes: b"two\n".to_vec()
-        }
-    );
+    seen.sort_by_key(|piece| matches!(piece, Piece::Data { stream: Stream::Stderr, .. }));
+    assert_eq!(seen[0], Piece::Data { stream: Stream::Stdout, offset: 0, bytes: b"one\n".to_vec() });
+    assert_eq!(seen[1], Piece::Data { stream: Stream::Stderr, offset: 0, bytes: b"two\n".to_vec() });
     assert_eq!(rig.executor.running().len(), 1);
-    let late = tokio::spawn(
-        rig.executor
-            .tail(&key)
-            .unwrap()
-            .into_stream()
-            .collect::<Vec<_>>(),
-    );
+    let late = tokio::spawn(rig.executor.tail(&key).unwrap().into_stream().collect::<Vec<_>>());
     std::fs::write(rig.home.path().join("go"), "").unwrap();
     let (_, exit) = rig.exit().await;
-    assert_eq!(
-        tail.next().await,
-        Some(Piece::Data {
-            stream: Stream::Stdout,
-            offset: 4,
-            bytes: b"three\n".to_vec()
-        })
-    );
+    assert_eq!(tail.next().await, Some(Piece::Data { stream: Stream::Stdout, offset: 4, bytes: b"three\n".to_vec() }));
     assert_eq!(tail.next().await, None);
     let late: Vec<u8> = late
         .await
         .unwrap()
         .into_iter()
         .filter_map(|piece| match piece {
-            Piece::Data {
-                stream: Stream::Stdout,
-                bytes,
-                ..
-            } => Some(bytes),
+            Piece::Data { stream: Stream::Stdout, bytes, .. } => Some(bytes),
             _ => None,
         })
         .flatten()
@@ -603,10 +437,7 @@ async fn two_attempts_work_side_by_side_in_their_own_directories() {
 
 #[tokio::test]
 async fn the_same_attempt_is_not_started_twice_and_the_limit_holds() {
-    let mut rig = Rig::with(Settings {
-        running_max: 2,
-        ..Settings::default()
-    });
+    let mut rig = Rig::with(Settings { running_max: 2, ..Settings::default() });
     let job = rig.job(Work::Sleep { dur: Duration::MAX });
     let key = rig.start(job.clone());
     assert_eq!(rig.executor.start(job), Err(Refused::Duplicate(key)));
@@ -631,11 +462,7 @@ async fn kill_all_is_bounded_and_final() {
     }
     let started = Instant::now();
     assert_eq!(rig.executor.kill_all(Duration::from_millis(200)).await, 0);
-    assert!(
-        started.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     let job = rig.job(Work::Echo { input: Vec::new() });
     assert_eq!(rig.executor.start(job), Err(Refused::Closed));
     for _ in 0..5 {
@@ -649,18 +476,12 @@ async fn kill_all_is_bounded_and_final() {
 
 #[tokio::test]
 async fn ends_wait_for_a_slow_daemon_and_none_is_lost() {
-    let mut rig = Rig::with(Settings {
-        exits_max: 1,
-        ..Settings::default()
-    });
+    let mut rig = Rig::with(Settings { exits_max: 1, ..Settings::default() });
     for _ in 0..10 {
         let job = rig.job(Work::Echo { input: Vec::new() });
         rig.start(job);
     }
-    until("all attempts to be over", || {
-        (*rig.executor.shared.alive.borrow() == 0).then_some(())
-    })
-    .await;
+    until("all attempts to be over", || (*rig.executor.shared.alive.borrow() == 0).then_some(())).await;
     let mut ended = std::collections::BTreeSet::new();
     for _ in 0..10 {
         ended.insert(rig.exit().await.0);

@@ -80,44 +80,24 @@ struct Schedule {
 
 impl Schedule {
     fn at(next: Instant) -> Self {
-        Self {
-            next,
-            failures: 0,
-            backoff: backoff(),
-        }
+        Self { next, failures: 0, backoff: backoff() }
     }
 
     /// After a failure; `patient` ones have no limit.
     fn failed(&mut self, now: Instant, patient: bool) {
         self.failures = self.failures.saturating_add(1);
         let pause = self.backoff.next().unwrap_or(PAUSE_MAX).min(PAUSE_MAX);
-        self.next = now
-            + if patient || self.failures < STRANGER_TRIES {
-                pause
-            } else {
-                STRANGER_PAUSE
-            };
+        self.next = now + if patient || self.failures < STRANGER_TRIES { pause } else { STRANGER_PAUSE };
     }
 }
 
 impl Book {
     pub(super) fn new(local: PeerId) -> Self {
-        Self {
-            local,
-            peers: HashMap::new(),
-            places: HashMap::new(),
-            dials: HashMap::new(),
-            own: Vec::new(),
-        }
+        Self { local, peers: HashMap::new(), places: HashMap::new(), dials: HashMap::new(), own: Vec::new() }
     }
 
     /// Adds a member from an earlier life, dialed until it answers.
-    pub(super) fn add_known(
-        &mut self,
-        peer: PeerId,
-        addrs: impl IntoIterator<Item = Multiaddr>,
-        now: Instant,
-    ) {
+    pub(super) fn add_known(&mut self, peer: PeerId, addrs: impl IntoIterator<Item = Multiaddr>, now: Instant) {
         if let Some(entry) = self.entry(peer, now) {
             entry.known = true;
             for addr in addrs {
@@ -139,12 +119,7 @@ impl Book {
     }
 
     /// A member told its addresses. Returns all of them, and whether the upper layer has not heard of them yet.
-    pub(super) fn learned(
-        &mut self,
-        peer: PeerId,
-        addrs: Vec<Multiaddr>,
-        now: Instant,
-    ) -> Option<(Vec<Multiaddr>, bool)> {
+    pub(super) fn learned(&mut self, peer: PeerId, addrs: Vec<Multiaddr>, now: Instant) -> Option<(Vec<Multiaddr>, bool)> {
         let entry = self.entry(peer, now)?;
         let mut news = !std::mem::replace(&mut entry.told, true);
         for addr in addrs.into_iter().take(ADDRS_MAX) {
@@ -159,12 +134,7 @@ impl Book {
         match peer {
             Some(peer) => self.add_known(peer, [addr], now),
             None if self.places.len() < PEERS_MAX && !self.own.contains(&addr) => {
-                let place = Place {
-                    trust,
-                    dialing: false,
-                    peer: None,
-                    schedule: Schedule::at(now),
-                };
+                let place = Place { trust, dialing: false, peer: None, schedule: Schedule::at(now) };
                 self.places.entry(addr).or_insert(place);
             }
             None => {}
@@ -187,30 +157,19 @@ impl Book {
     pub(super) fn due(&mut self, now: Instant) -> Vec<Target> {
         let mut due = Vec::new();
         for (peer, entry) in &mut self.peers {
-            if entry.connected
-                || entry.dialing
-                || entry.schedule.next > now
-                || entry.addrs.is_empty()
-            {
+            if entry.connected || entry.dialing || entry.schedule.next > now || entry.addrs.is_empty() {
                 continue;
             }
             entry.dialing = true;
             let primary = std::mem::take(&mut entry.primary);
-            let addrs = if primary.is_empty() {
-                entry.addrs.iter().cloned().collect()
-            } else {
-                primary
-            };
+            let addrs = if primary.is_empty() { entry.addrs.iter().cloned().collect() } else { primary };
             due.push(Target::Peer(*peer, addrs));
         }
         for (addr, place) in &mut self.places {
             if place.dialing || place.schedule.next > now {
                 continue;
             }
-            let occupied = self
-                .peers
-                .iter()
-                .any(|(id, e)| e.connected && (place.peer == Some(*id) || e.addrs.contains(addr)));
+            let occupied = self.peers.iter().any(|(id, e)| e.connected && (place.peer == Some(*id) || e.addrs.contains(addr)));
             if occupied {
                 place.schedule.next = now + PAUSE_MAX;
             } else {
@@ -254,13 +213,7 @@ impl Book {
     }
 
     /// A connection is there; `dialed` is the address if we dialed it.
-    pub(super) fn connected(
-        &mut self,
-        conn: ConnectionId,
-        peer: PeerId,
-        dialed: Option<Multiaddr>,
-        now: Instant,
-    ) {
+    pub(super) fn connected(&mut self, conn: ConnectionId, peer: PeerId, dialed: Option<Multiaddr>, now: Instant) {
         match self.dials.remove(&conn) {
             Some(Dialing::Peer(peer)) => {
                 if let Some(entry) = self.peers.get_mut(&peer) {
@@ -294,33 +247,17 @@ impl Book {
 
     /// The last connection is gone. If it was up for a while (`settled`) or this is the first time, the peer is dialed again at
     /// once, and first where it was (`remote`: the other end of that connection). Returns false if there is no address to try.
-    pub(super) fn lost(
-        &mut self,
-        peer: PeerId,
-        remote: Option<&Multiaddr>,
-        settled: bool,
-        now: Instant,
-    ) -> bool {
+    pub(super) fn lost(&mut self, peer: PeerId, remote: Option<&Multiaddr>, settled: bool, now: Instant) -> bool {
         let Some(entry) = self.peers.get_mut(&peer) else {
             return false;
         };
         entry.connected = false;
         entry.primary = match remote {
             Some(remote) if entry.addrs.contains(remote) => vec![remote.clone()],
-            Some(remote) => entry
-                .addrs
-                .iter()
-                .filter(|a| host(a) == host(remote))
-                .cloned()
-                .collect(),
+            Some(remote) => entry.addrs.iter().filter(|a| host(a) == host(remote)).cloned().collect(),
             None => Vec::new(),
         };
-        let pause = entry
-            .flapping
-            .as_mut()
-            .filter(|_| !settled)
-            .and_then(Iterator::next)
-            .unwrap_or_default();
+        let pause = entry.flapping.as_mut().filter(|_| !settled).and_then(Iterator::next).unwrap_or_default();
         entry.schedule.next = now + pause.min(PAUSE_MAX);
         if settled {
             entry.flapping = None;
@@ -363,11 +300,7 @@ impl Book {
         }
         if self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&peer) {
             // Strangers make room; known members do not.
-            let stranger = self
-                .peers
-                .iter()
-                .find(|(_, e)| !e.known && !e.dialing)
-                .map(|(id, _)| *id)?;
+            let stranger = self.peers.iter().find(|(_, e)| !e.known && !e.dialing).map(|(id, _)| *id)?;
             self.peers.remove(&stranger);
         }
         let grace = self.grace(peer);
@@ -385,11 +318,7 @@ impl Book {
 
     /// The smaller id dials at once; the larger gives it time, so that two connections are rare.
     fn grace(&self, peer: PeerId) -> Duration {
-        if self.local < peer {
-            Duration::ZERO
-        } else {
-            rand::rng().random_range(GRACE_MIN..GRACE_MAX)
-        }
+        if self.local < peer { Duration::ZERO } else { rand::rng().random_range(GRACE_MIN..GRACE_MAX) }
     }
 
     fn peer_failed(&mut self, peer: PeerId, now: Instant) {
@@ -450,9 +379,7 @@ pub(super) fn is_dialable(addr: &Multiaddr) -> bool {
     let host = match parts.next() {
         Some(Protocol::Ip4(ip)) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast(),
         // Link-local addresses need a zone, which a multiaddr from elsewhere cannot have.
-        Some(Protocol::Ip6(ip)) => {
-            !ip.is_unspecified() && !ip.is_multicast() && !ip.is_unicast_link_local()
-        }
+        Some(Protocol::Ip6(ip)) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_unicast_link_local(),
         _ => false,
     };
     host && matches!(parts.next(), Some(Protocol::Tcp(port)) if port != 0) && parts.next().is_none()
@@ -464,12 +391,7 @@ fn host(addr: &Multiaddr) -> Option<Protocol<'_>> {
 
 fn backoff() -> ExponentialBackoff {
     // Jitter adds up to as much again, so the longest pause is PAUSE_MAX.
-    ExponentialBuilder::default()
-        .with_min_delay(PAUSE_MIN)
-        .with_max_delay(PAUSE_MAX / 2)
-        .with_jitter()
-        .without_max_times()
-        .build()
+    ExponentialBuilder::default().with_min_delay(PAUSE_MIN).with_max_delay(PAUSE_MAX / 2).with_jitter().without_max_times().build()
 }
 
 /// Peers (and places) the book holds.
@@ -517,14 +439,7 @@ mod tests {
         strange.discovered(PeerId::random(), addr(1), now);
         strange.add_place(addr(2), Trust::Guess, now);
         assert_eq!(dials_within(&mut strange, now, Duration::from_secs(500)), 6);
-        assert_eq!(
-            dials_within(
-                &mut strange,
-                now + Duration::from_secs(500),
-                Duration::from_secs(600)
-            ),
-            2
-        );
+        assert_eq!(dials_within(&mut strange, now + Duration::from_secs(500), Duration::from_secs(600)), 2);
     }
 
     #[test]
@@ -559,13 +474,7 @@ mod tests {
         let local = PeerId::random();
         let mut book = Book::new(local);
         book.add_known(local, [addr(1)], now);
-        for text in [
-            "/ip4/0.0.0.0/tcp/1",
-            "/ip4/10.0.0.1/tcp/0",
-            "/ip4/10.0.0.1/udp/5",
-            "/ip6/fe80::1/tcp/1",
-            "/dns4/x/tcp/1",
-        ] {
+        for text in ["/ip4/0.0.0.0/tcp/1", "/ip4/10.0.0.1/tcp/0", "/ip4/10.0.0.1/udp/5", "/ip6/fe80::1/tcp/1", "/dns4/x/tcp/1"] {
             book.add_known(PeerId::random(), [text.parse().unwrap()], now);
         }
         assert_eq!(book.due(now + Duration::from_secs(9)), []);

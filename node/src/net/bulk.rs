@@ -57,11 +57,7 @@ pub(crate) struct BulkReader {
 }
 
 impl AsyncRead for BulkReader {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         while this.chunk_left == 0 {
             if this.complete || out.remaining() == 0 {
@@ -112,17 +108,12 @@ impl BulkWriter {
 }
 
 impl AsyncWrite for BulkWriter {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_pending(cx))?;
         let chunk = data.get(..data.len().min(CHUNK_BYTES)).unwrap_or_default();
         if !chunk.is_empty() {
-            this.pending
-                .put_u32(u32::try_from(chunk.len()).unwrap_or(u32::MAX));
+            this.pending.put_u32(u32::try_from(chunk.len()).unwrap_or(u32::MAX));
             this.pending.put_slice(chunk);
             // Started at once, so that a slow source's bytes travel; what does not fit waits for the next call.
             if let Poll::Ready(result) = this.poll_pending(cx) {
@@ -159,41 +150,17 @@ pub(super) async fn ask(mut stream: Stream, request: &[u8]) -> Result<BulkReader
         stream.flush().await
     };
     match timeout(REQUEST_TIMEOUT, sent).await {
-        Ok(Ok(())) => Ok(BulkReader {
-            stream,
-            header: [0; 4],
-            header_read: 0,
-            chunk_left: 0,
-            complete: false,
-        }),
+        Ok(Ok(())) => Ok(BulkReader { stream, header: [0; 4], header_read: 0, chunk_left: 0, complete: false }),
         Ok(Err(e)) => Err(BulkError::Failed(e.to_string())),
-        Err(_) => Err(BulkError::Failed(
-            "it did not take the request in time".into(),
-        )),
+        Err(_) => Err(BulkError::Failed("it did not take the request in time".into())),
     }
 }
 
 /// Reads the request from a stream that another node opened; `None` if it is malformed, too large or too slow.
-pub(super) async fn accept(
-    peer: Peer,
-    mut stream: Stream,
-    place: OwnedSemaphorePermit,
-) -> Option<BulkRequest> {
-    let request = timeout(REQUEST_TIMEOUT, read_request(&mut stream))
-        .await
-        .ok()?
-        .ok()?;
-    let responder = BulkWriter {
-        stream,
-        pending: BytesMut::new(),
-        finished: false,
-        _place: place,
-    };
-    Some(BulkRequest {
-        peer,
-        request,
-        responder,
-    })
+pub(super) async fn accept(peer: Peer, mut stream: Stream, place: OwnedSemaphorePermit) -> Option<BulkRequest> {
+    let request = timeout(REQUEST_TIMEOUT, read_request(&mut stream)).await.ok()?.ok()?;
+    let responder = BulkWriter { stream, pending: BytesMut::new(), finished: false, _place: place };
+    Some(BulkRequest { peer, request, responder })
 }
 
 async fn read_request(stream: &mut Stream) -> io::Result<Bytes> {
@@ -209,10 +176,7 @@ async fn read_request(stream: &mut Stream) -> io::Result<Bytes> {
 }
 
 fn cut() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::UnexpectedEof,
-        "the answer was cut off: the other node or the line to it broke",
-    )
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the answer was cut off: the other node or the line to it broke")
 }
 
 /// Largest request, in bytes.

@@ -40,8 +40,7 @@ pub(super) fn behaviour(local: PeerId, nodes: usize) -> Behaviour {
         .set_max_packet_size(1 << 20)
         // Only members whose lane was up enter the table; see the swarm loop.
         .set_kbucket_inserts(kad::BucketInserts::Manual);
-    let mut behaviour =
-        kad::Behaviour::with_config(local, MemoryStore::with_config(local, store), config);
+    let mut behaviour = kad::Behaviour::with_config(local, MemoryStore::with_config(local, store), config);
     // Otherwise it waits for a confirmed external address, which never comes on a LAN.
     behaviour.set_mode(Some(kad::Mode::Server));
     behaviour
@@ -66,24 +65,14 @@ struct Query {
 
 impl Index {
     /// Makes us a provider of a key until [`Self::stop_provide`].
-    pub(super) fn provide(
-        &mut self,
-        kad: &mut Behaviour,
-        key: Vec<u8>,
-        now: Instant,
-        nodes: usize,
-    ) {
+    pub(super) fn provide(&mut self, kad: &mut Behaviour, key: Vec<u8>, now: Instant, nodes: usize) {
         if self.provided.len() >= KEYS_MAX {
-            tracing::warn!(
-                max = KEYS_MAX,
-                "too many keys for the index, this one is not announced"
-            );
+            tracing::warn!(max = KEYS_MAX, "too many keys for the index, this one is not announced");
             return;
         }
         announce(kad, &key);
         self.provided.insert(key);
-        self.republish_at
-            .get_or_insert(now + stretch(REPUBLISH, nodes));
+        self.republish_at.get_or_insert(now + stretch(REPUBLISH, nodes));
     }
 
     /// Others go on answering with us until the record's time is over.
@@ -93,36 +82,18 @@ impl Index {
     }
 
     /// Looks a key up; the answer may be empty, stale or incomplete.
-    pub(super) fn find(
-        &mut self,
-        kad: &mut Behaviour,
-        key: &[u8],
-        answer: oneshot::Sender<Vec<Peer>>,
-    ) {
+    pub(super) fn find(&mut self, kad: &mut Behaviour, key: &[u8], answer: oneshot::Sender<Vec<Peer>>) {
         if self.queries.len() >= QUERIES_MAX {
             // Dropping the sender tells the caller that there is no answer.
             return;
         }
         let id = kad.get_providers(RecordKey::new(&key));
-        self.queries.insert(
-            id,
-            Query {
-                found: HashSet::new(),
-                until: None,
-                answer,
-            },
-        );
+        self.queries.insert(id, Query { found: HashSet::new(), until: None, answer });
     }
 
     /// Takes in an answer of the network.
     pub(super) fn on_event(&mut self, event: kad::Event, now: Instant) {
-        let kad::Event::OutboundQueryProgressed {
-            id,
-            result: kad::QueryResult::GetProviders(result),
-            step,
-            ..
-        } = event
-        else {
+        let kad::Event::OutboundQueryProgressed { id, result: kad::QueryResult::GetProviders(result), step, .. } = event else {
             return;
         };
         let Some(query) = self.queries.get_mut(&id) else {
@@ -141,12 +112,7 @@ impl Index {
 
     /// Republishes what is due and ends queries that found something a while ago.
     pub(super) fn tick(&mut self, kad: &mut Behaviour, now: Instant, nodes: usize) {
-        let settled: Vec<_> = self
-            .queries
-            .iter()
-            .filter(|(_, q)| q.until.is_some_and(|t| t <= now))
-            .map(|(id, _)| *id)
-            .collect();
+        let settled: Vec<_> = self.queries.iter().filter(|(_, q)| q.until.is_some_and(|t| t <= now)).map(|(id, _)| *id).collect();
         for id in settled {
             if let Some(mut query) = kad.query_mut(&id) {
                 query.finish();
@@ -188,9 +154,7 @@ fn announce(kad: &mut Behaviour, key: &[u8]) {
 
 /// Above 50 nodes everything gets slower in proportion, so that the traffic of one node stays the same.
 fn stretch(base: Duration, nodes: usize) -> Duration {
-    let factor = u32::try_from(nodes.div_ceil(50))
-        .unwrap_or(u32::MAX)
-        .clamp(1, 100);
+    let factor = u32::try_from(nodes.div_ceil(50)).unwrap_or(u32::MAX).clamp(1, 100);
     base * factor
 }
 

@@ -47,17 +47,9 @@ pub(super) async fn resolve(seed: Multiaddr, found: mpsc::Sender<Found>) {
         return;
     };
     loop {
-        match timeout(
-            LOOKUP_TIMEOUT,
-            tokio::net::lookup_host((name.as_str(), port)),
-        )
-        .await
-        {
+        match timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host((name.as_str(), port))).await {
             Ok(Ok(answers)) => {
-                let addrs = answers
-                    .take(LOOKUP_MAX)
-                    .map(|a| multiaddr(a.ip(), port))
-                    .collect();
+                let addrs = answers.take(LOOKUP_MAX).map(|a| multiaddr(a.ip(), port)).collect();
                 if found.send((Trust::Seed, addrs)).await.is_err() {
                     return;
                 }
@@ -65,8 +57,7 @@ pub(super) async fn resolve(seed: Multiaddr, found: mpsc::Sender<Found>) {
             Ok(Err(e)) => tracing::debug!(name, error = %e, "the name of a seed was not found"),
             Err(_) => tracing::debug!(name, "no answer about the name of a seed"),
         }
-        let pause =
-            rand::rng().random_range(LOOKUP_PERIOD.mul_f32(0.8)..LOOKUP_PERIOD.mul_f32(1.2));
+        let pause = rand::rng().random_range(LOOKUP_PERIOD.mul_f32(0.8)..LOOKUP_PERIOD.mul_f32(1.2));
         tokio::time::sleep(pause).await;
     }
 }
@@ -74,29 +65,18 @@ pub(super) async fn resolve(seed: Multiaddr, found: mpsc::Sender<Found>) {
 fn name_and_port(addr: &Multiaddr) -> Option<(String, u16)> {
     let mut parts = addr.iter();
     match (parts.next()?, parts.next()?) {
-        (
-            Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name),
-            Protocol::Tcp(port),
-        ) => Some((name.into_owned(), port)),
+        (Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name), Protocol::Tcp(port)) => Some((name.into_owned(), port)),
         _ => None,
     }
 }
 
 /// Asks the Tailscale client for the peers that are online, again and again, and sends their addresses on `found`.
 /// Ends when the program does not exist or nobody listens any more.
-pub(super) async fn tailscale(
-    command: PathBuf,
-    ports: Vec<u16>,
-    found: mpsc::Sender<Found>,
-    counters: Counters,
-) {
+pub(super) async fn tailscale(command: PathBuf, ports: Vec<u16>, found: mpsc::Sender<Found>, counters: Counters) {
     loop {
         match ask_tailscale(&command).await {
             Ok(ips) => {
-                let addrs = ips
-                    .iter()
-                    .flat_map(|ip| ports.iter().map(|port| multiaddr(*ip, *port)))
-                    .collect();
+                let addrs = ips.iter().flat_map(|ip| ports.iter().map(|port| multiaddr(*ip, *port))).collect();
                 if found.send((Trust::Guess, addrs)).await.is_err() {
                     return;
                 }
@@ -110,8 +90,7 @@ pub(super) async fn tailscale(
                 tracing::debug!(command = %command.display(), error = e, "the Tailscale client gave no usable answer");
             }
         }
-        let pause =
-            rand::rng().random_range(TAILSCALE_PERIOD.mul_f32(0.8)..TAILSCALE_PERIOD.mul_f32(1.2));
+        let pause = rand::rng().random_range(TAILSCALE_PERIOD.mul_f32(0.8)..TAILSCALE_PERIOD.mul_f32(1.2));
         tokio::time::sleep(pause).await;
     }
 }
@@ -134,16 +113,10 @@ async fn ask_tailscale(command: &Path) -> Result<Vec<IpAddr>, TailscaleError> {
             std::io::ErrorKind::NotFound => TailscaleError::Missing,
             _ => TailscaleError::Failed(e.to_string()),
         })?;
-    let stdout = child
-        .stdout
-        .take()
-        .ok_or_else(|| TailscaleError::Failed("no output".into()))?;
+    let stdout = child.stdout.take().ok_or_else(|| TailscaleError::Failed("no output".into()))?;
     let mut text = Vec::new();
     let reading = async {
-        stdout
-            .take(STATUS_BYTES_MAX + 1)
-            .read_to_end(&mut text)
-            .await?;
+        stdout.take(STATUS_BYTES_MAX + 1).read_to_end(&mut text).await?;
         child.wait().await
     };
     match timeout(TAILSCALE_TIMEOUT, reading).await {
@@ -160,10 +133,7 @@ fn online(text: &[u8]) -> Result<Vec<IpAddr>, String> {
     }
     let status: Status = serde_json::from_slice(text).map_err(|e| e.to_string())?;
     let peers = status.peers.unwrap_or_default();
-    let ips = peers
-        .into_values()
-        .filter(|p| p.online)
-        .flat_map(|p| p.ips.unwrap_or_default());
+    let ips = peers.into_values().filter(|p| p.online).flat_map(|p| p.ips.unwrap_or_default());
     Ok(ips.take(TAILSCALE_IPS_MAX).collect())
 }
 
@@ -223,13 +193,11 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tailscale");
-        let script = "#!/bin/sh\n[ \"$*\" = 'status --json' ] && echo '{\"Peer\":{\"x\":{\"Online\":true,\"TailscaleIPs\":[\"100.64.0.9\"]}}}'\n";
+        let script =
+            "#!/bin/sh\n[ \"$*\" = 'status --json' ] && echo '{\"Peer\":{\"x\":{\"Online\":true,\"TailscaleIPs\":[\"100.64.0.9\"]}}}'\n";
         std::fs::write(&path, script).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        assert_eq!(
-            ask_tailscale(&path).await.unwrap(),
-            ["100.64.0.9".parse::<IpAddr>().unwrap()]
-        );
+        assert_eq!(ask_tailscale(&path).await.unwrap(), ["100.64.0.9".parse::<IpAddr>().unwrap()]);
         let missing = ask_tailscale(&dir.path().join("none")).await;
         assert!(matches!(missing, Err(TailscaleError::Missing)));
     }

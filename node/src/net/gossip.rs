@@ -30,9 +30,7 @@ impl Topic {
     }
 
     pub(super) fn of(hash: &TopicHash) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|topic| topic.ident().hash() == *hash)
+        Self::ALL.into_iter().find(|topic| topic.ident().hash() == *hash)
     }
 }
 
@@ -40,11 +38,7 @@ impl Topic {
 ///
 /// # Errors
 /// Only if the constants below contradict each other.
-pub(super) fn behaviour(
-    keypair: &Keypair,
-    small: bool,
-    registry: &mut Registry,
-) -> Result<gossipsub::Behaviour, NetError> {
+pub(super) fn behaviour(keypair: &Keypair, small: bool, registry: &mut Registry) -> Result<gossipsub::Behaviour, NetError> {
     let config = gossipsub::ConfigBuilder::default()
         .protocol_id_prefix("/mesh/gossip")
         .heartbeat_interval(Duration::from_secs(1))
@@ -60,17 +54,11 @@ pub(super) fn behaviour(
         .max_transmit_size(TRANSMIT_MAX)
         .build()
         .map_err(|e| NetError::Setup(format!("gossipsub: {e}")))?;
-    let mut behaviour =
-        gossipsub::Behaviour::new(MessageAuthenticity::Signed(keypair.clone()), config)
-            .map_err(|e| NetError::Setup(format!("gossipsub: {e}")))?
-            .with_metrics(
-                registry.sub_registry_with_prefix("gossipsub"),
-                gossipsub::MetricsConfig::default(),
-            );
+    let mut behaviour = gossipsub::Behaviour::new(MessageAuthenticity::Signed(keypair.clone()), config)
+        .map_err(|e| NetError::Setup(format!("gossipsub: {e}")))?
+        .with_metrics(registry.sub_registry_with_prefix("gossipsub"), gossipsub::MetricsConfig::default());
     for topic in Topic::ALL {
-        behaviour
-            .subscribe(&topic.ident())
-            .map_err(|e| NetError::Setup(format!("gossipsub: {e}")))?;
+        behaviour.subscribe(&topic.ident()).map_err(|e| NetError::Setup(format!("gossipsub: {e}")))?;
     }
     Ok(behaviour)
 }

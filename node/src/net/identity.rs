@@ -31,9 +31,7 @@ pub(crate) enum IdentityError {
         source: io::Error,
     },
     /// Others than the owner may read the key.
-    #[error(
-        "the key file {path} may be read by other users (mode {mode:o}); only its owner may: chmod 600 {path}"
-    )]
+    #[error("the key file {path} may be read by other users (mode {mode:o}); only its owner may: chmod 600 {path}")]
     Exposed {
         /// The file.
         path: PathBuf,
@@ -56,30 +54,17 @@ impl Identity {
     /// # Errors
     /// The file cannot be read or written, others may read it, or it holds no ed25519 key.
     pub(crate) fn load_or_create(path: &Path) -> Result<Self, IdentityError> {
-        let io_error = |action| {
-            move |source| IdentityError::Io {
-                action,
-                path: path.to_owned(),
-                source,
-            }
-        };
+        let io_error = |action| move |source| IdentityError::Io { action, path: path.to_owned(), source };
         match fs::read(path) {
             Ok(bytes) => {
                 refuse_exposed(path)?;
-                let damaged = || IdentityError::Damaged {
-                    path: path.to_owned(),
-                };
-                let keypair =
-                    identity::Keypair::from_protobuf_encoding(&bytes).map_err(|_| damaged())?;
+                let damaged = || IdentityError::Damaged { path: path.to_owned() };
+                let keypair = identity::Keypair::from_protobuf_encoding(&bytes).map_err(|_| damaged())?;
                 Self::from_keypair(keypair).ok_or_else(damaged)
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let identity = Self::generate();
-                let bytes = identity
-                    .keypair
-                    .to_protobuf_encoding()
-                    .map_err(io::Error::other)
-                    .map_err(io_error("write"))?;
+                let bytes = identity.keypair.to_protobuf_encoding().map_err(io::Error::other).map_err(io_error("write"))?;
                 write_private(path, &bytes).map_err(io_error("write"))?;
                 Ok(identity)
             }
@@ -91,10 +76,7 @@ impl Identity {
     pub(crate) fn generate() -> Self {
         let pair = identity::ed25519::Keypair::generate();
         let peer = pair.public().to_bytes();
-        Self {
-            keypair: pair.into(),
-            peer,
-        }
+        Self { keypair: pair.into(), peer }
     }
 
     /// The id of this node: its public key.
@@ -136,10 +118,7 @@ pub(crate) fn raw(id: &PeerId) -> Option<Peer> {
 }
 
 fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let dir = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(dir)?;
     // tempfile makes files of mode 0600 on unix, and refuses to overwrite a key that another process wrote meanwhile.
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
@@ -163,17 +142,10 @@ fn sync_dir(_: &Path) -> io::Result<()> {
 #[cfg(unix)]
 fn refuse_exposed(path: &Path) -> Result<(), IdentityError> {
     use std::os::unix::fs::PermissionsExt;
-    let meta = fs::metadata(path).map_err(|source| IdentityError::Io {
-        action: "read",
-        path: path.to_owned(),
-        source,
-    })?;
+    let meta = fs::metadata(path).map_err(|source| IdentityError::Io { action: "read", path: path.to_owned(), source })?;
     let mode = meta.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
-        return Err(IdentityError::Exposed {
-            path: path.to_owned(),
-            mode,
-        });
+        return Err(IdentityError::Exposed { path: path.to_owned(), mode });
     }
     Ok(())
 }
@@ -196,10 +168,7 @@ mod tests {
         let again = Identity::load_or_create(&path).unwrap();
         assert_eq!(first.peer(), again.peer());
         assert_eq!(raw(&peer_id(&first.peer()).unwrap()), Some(first.peer()));
-        assert_eq!(
-            peer_id(&first.peer()).unwrap(),
-            first.keypair().public().to_peer_id()
-        );
+        assert_eq!(peer_id(&first.peer()).unwrap(), first.keypair().public().to_peer_id());
     }
 
     #[cfg(unix)]
@@ -209,10 +178,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
         Identity::load_or_create(&path).unwrap();
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         let error = Identity::load_or_create(&path).unwrap_err();
         assert!(error.to_string().contains("chmod 600"), "{error}");
@@ -224,10 +190,7 @@ mod tests {
         let path = dir.path().join("key");
         Identity::load_or_create(&path).unwrap();
         fs::write(&path, b"not a key").unwrap();
-        assert!(matches!(
-            Identity::load_or_create(&path),
-            Err(IdentityError::Damaged { .. })
-        ));
+        assert!(matches!(Identity::load_or_create(&path), Err(IdentityError::Damaged { .. })));
         assert_eq!(fs::read(&path).unwrap(), b"not a key");
     }
 }

@@ -15,12 +15,9 @@ use libp2p::{
     Multiaddr, PeerId, Stream, StreamProtocol,
     core::{Endpoint, InboundUpgrade, UpgradeInfo, transport::PortUse, upgrade::ReadyUpgrade},
     swarm::{
-        ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm,
-        NetworkBehaviour, NotifyHandler, StreamUpgradeError, SubstreamProtocol, THandler,
-        THandlerInEvent, THandlerOutEvent, ToSwarm,
-        handler::{
-            ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound,
-        },
+        ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler,
+        StreamUpgradeError, SubstreamProtocol, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
+        handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound},
     },
 };
 
@@ -34,18 +31,10 @@ pub(super) type OpenTx = oneshot::Sender<Result<Stream, String>>;
 
 /// What happened to a stream.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all events are streams, and none is kept"
-)]
+#[expect(clippy::large_enum_variant, reason = "nearly all events are streams, and none is kept")]
 pub(super) enum Event {
     /// A stream is ready: one that the other side opened, or a lane of ours.
-    Stream {
-        peer: PeerId,
-        conn: ConnectionId,
-        protocol: StreamProtocol,
-        stream: Stream,
-    },
+    Stream { peer: PeerId, conn: ConnectionId, protocol: StreamProtocol, stream: Stream },
     /// A lane of ours could not be opened.
     Failed { conn: ConnectionId, error: String },
 }
@@ -68,34 +57,16 @@ pub(super) struct Behaviour {
 impl Behaviour {
     /// Opens the lane of a connection; an [`Event`] follows.
     pub(super) fn open_lane(&mut self, peer: PeerId, conn: ConnectionId) {
-        self.order(
-            peer,
-            conn,
-            Open {
-                protocol: CTL,
-                tx: None,
-            },
-        );
+        self.order(peer, conn, Open { protocol: CTL, tx: None });
     }
 
     /// Opens a bulk stream on a connection; `tx` is dropped if the connection is gone.
     pub(super) fn open_bulk(&mut self, peer: PeerId, conn: ConnectionId, tx: OpenTx) {
-        self.order(
-            peer,
-            conn,
-            Open {
-                protocol: BULK,
-                tx: Some(tx),
-            },
-        );
+        self.order(peer, conn, Open { protocol: BULK, tx: Some(tx) });
     }
 
     fn order(&mut self, peer_id: PeerId, conn: ConnectionId, event: Open) {
-        self.queue.push_back(ToSwarm::NotifyHandler {
-            peer_id,
-            handler: NotifyHandler::One(conn),
-            event,
-        });
+        self.queue.push_back(ToSwarm::NotifyHandler { peer_id, handler: NotifyHandler::One(conn), event });
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
@@ -129,27 +100,14 @@ impl NetworkBehaviour for Behaviour {
 
     fn on_swarm_event(&mut self, _: FromSwarm<'_>) {}
 
-    fn on_connection_handler_event(
-        &mut self,
-        peer: PeerId,
-        conn: ConnectionId,
-        event: THandlerOutEvent<Self>,
-    ) {
+    fn on_connection_handler_event(&mut self, peer: PeerId, conn: ConnectionId, event: THandlerOutEvent<Self>) {
         self.queue.push_back(ToSwarm::GenerateEvent(match event {
-            Out::Stream(protocol, stream) => Event::Stream {
-                peer,
-                conn,
-                protocol,
-                stream,
-            },
+            Out::Stream(protocol, stream) => Event::Stream { peer, conn, protocol, stream },
             Out::Failed(error) => Event::Failed { conn, error },
         }));
     }
 
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
         if let Some(event) = self.queue.pop_front() {
             return Poll::Ready(event);
         }
@@ -218,10 +176,7 @@ impl ConnectionHandler for Handler {
         self.want.push_back(open);
     }
 
-    fn poll(
-        &mut self,
-        _: &mut Context<'_>,
-    ) -> Poll<ConnectionHandlerEvent<Self::OutboundProtocol, Open, Out>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<Self::OutboundProtocol, Open, Out>> {
         if let Some(out) = self.out.pop_front() {
             return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(out));
         }
@@ -233,21 +188,12 @@ impl ConnectionHandler for Handler {
         Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol })
     }
 
-    fn on_connection_event(
-        &mut self,
-        event: ConnectionEvent<'_, Accept, ReadyUpgrade<StreamProtocol>, (), Open>,
-    ) {
+    fn on_connection_event(&mut self, event: ConnectionEvent<'_, Accept, ReadyUpgrade<StreamProtocol>, (), Open>) {
         match event {
-            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
-                protocol: (stream, protocol),
-                ..
-            }) => {
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol: (stream, protocol), .. }) => {
                 self.out.push_back(Out::Stream(protocol, stream));
             }
-            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
-                protocol: stream,
-                info,
-            }) => match info.tx {
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol: stream, info }) => match info.tx {
                 // Who asked may have left meanwhile; the stream is closed by dropping it.
                 Some(tx) => drop(tx.send(Ok(stream))),
                 None => self.out.push_back(Out::Stream(info.protocol, stream)),
@@ -267,9 +213,7 @@ impl ConnectionHandler for Handler {
 fn describe(error: StreamUpgradeError<Infallible>) -> String {
     match error {
         StreamUpgradeError::Timeout => "no answer in time".into(),
-        StreamUpgradeError::NegotiationFailed => {
-            "the other side does not speak this protocol".into()
-        }
+        StreamUpgradeError::NegotiationFailed => "the other side does not speak this protocol".into(),
         StreamUpgradeError::Io(e) => e.to_string(),
         StreamUpgradeError::Apply(never) => match never {},
     }

@@ -34,11 +34,7 @@ use super::{
 /// `Heard`, `Ended` exactly once and after the last frame was handed over.
 pub(super) enum Report {
     /// Both hellos were exchanged. The reader waits for `activate`.
-    Ready {
-        conn: ConnectionId,
-        peer: PeerId,
-        ready: Ready,
-    },
+    Ready { conn: ConnectionId, peer: PeerId, ready: Ready },
     /// Nothing was heard for [`SILENT_AFTER`].
     Silent { conn: ConnectionId, peer: PeerId },
     /// Something was heard again.
@@ -46,11 +42,7 @@ pub(super) enum Report {
     /// A retired lane went on talking: two processes run with this id.
     Ghost { peer: PeerId },
     /// The lane is over.
-    Ended {
-        conn: ConnectionId,
-        peer: PeerId,
-        why: End,
-    },
+    Ended { conn: ConnectionId, peer: PeerId, why: End },
 }
 
 /// A lane that may be put to use.
@@ -153,36 +145,14 @@ impl LaneSender {
 }
 
 /// Runs a lane to its end; the last thing it does is the report `Ended`.
-pub(super) async fn run(
-    common: Common,
-    peer: Peer,
-    peer_id: PeerId,
-    conn: ConnectionId,
-    mut stream: Stream,
-) {
+pub(super) async fn run(common: Common, peer: Peer, peer_id: PeerId, conn: ConnectionId, mut stream: Stream) {
     let why = match timeout(HELLO_TIMEOUT, exchange_hello(&mut stream, common.boot)).await {
-        Ok(Ok(boot)) => {
-            Link {
-                common: common.clone(),
-                peer,
-                peer_id,
-                conn,
-            }
-            .run(boot, stream)
-            .await
-        }
+        Ok(Ok(boot)) => Link { common: common.clone(), peer, peer_id, conn }.run(boot, stream).await,
         Ok(Err(why)) => why,
         Err(_) => End::Refused(RefuseReason::BadHello),
     };
     // Fails only when the loop is gone, and then nobody needs it.
-    let _ = common
-        .reports
-        .send(Report::Ended {
-            conn,
-            peer: peer_id,
-            why,
-        })
-        .await;
+    let _ = common.reports.send(Report::Ended { conn, peer: peer_id, why }).await;
 }
 
 struct Link {
@@ -213,26 +183,14 @@ impl Link {
             mute: self.common.mute.clone(),
             traffic: self.common.counters.traffic(Direction::Outbound),
         };
-        let LaneSender {
-            overflow, cancel, ..
-        } = sender.clone();
-        let ready = Ready {
-            boot,
-            sender,
-            activate: Some(activate),
-            retire: retire.clone(),
-        };
-        let report = Report::Ready {
-            conn: self.conn,
-            peer: self.peer_id,
-            ready,
-        };
+        let LaneSender { overflow, cancel, .. } = sender.clone();
+        let ready = Ready { boot, sender, activate: Some(activate), retire: retire.clone() };
+        let report = Report::Ready { conn: self.conn, peer: self.peer_id, ready };
         if self.common.reports.send(report).await.is_err() {
             return End::Closed;
         }
         let stop_writer = cancel.clone();
-        let mut writer =
-            tokio::spawn(async move { stop_writer.run_until_cancelled(writer.run()).await });
+        let mut writer = tokio::spawn(async move { stop_writer.run_until_cancelled(writer.run()).await });
         let mut reader = Reader::new(&self, read);
         let end = {
             let reading = reader.run(activated);
@@ -250,11 +208,7 @@ impl Link {
             None => reader.watch_for_ghost(&cancel).await,
         };
         cancel.cancel();
-        if overflow.load(Ordering::Relaxed) {
-            End::Refused(RefuseReason::Overflow)
-        } else {
-            end
-        }
+        if overflow.load(Ordering::Relaxed) { End::Refused(RefuseReason::Overflow) } else { end }
     }
 
     async fn report(&self, report: Report) {
@@ -276,15 +230,7 @@ impl<'a> Reader<'a> {
     fn new(link: &'a Link, stream: ReadHalf<Stream>) -> Self {
         let traffic = link.common.counters.traffic(Direction::Inbound);
         let scratch = vec![0; SCRATCH_BYTES].into_boxed_slice();
-        Self {
-            link,
-            stream,
-            codec: codec(),
-            buffer: BytesMut::new(),
-            scratch,
-            silent: false,
-            traffic,
-        }
+        Self { link, stream, codec: codec(), buffer: BytesMut::new(), scratch, silent: false, traffic }
     }
 
     async fn run(&mut self, activated: oneshot::Receiver<()>) -> End {
@@ -315,15 +261,7 @@ impl<'a> Reader<'a> {
         let (frames, total) = &self.traffic;
         frames.inc();
         total.inc_by(bytes.len() as u64);
-        self.link
-            .common
-            .events
-            .send(NetEvent::Frame {
-                peer: self.link.peer,
-                bytes,
-            })
-            .await
-            .is_ok()
+        self.link.common.events.send(NetEvent::Frame { peer: self.link.peer, bytes }).await.is_ok()
     }
 
     /// Reads some bytes, and reports silence.
@@ -331,12 +269,7 @@ impl<'a> Reader<'a> {
         let (peer, conn) = (self.link.peer_id, self.link.conn);
         let start = Instant::now();
         loop {
-            let deadline = start
-                + if self.silent {
-                    DEAD_AFTER
-                } else {
-                    SILENT_AFTER
-                };
+            let deadline = start + if self.silent { DEAD_AFTER } else { SILENT_AFTER };
             tokio::select! {
                 biased;
                 read = self.stream.read(&mut self.scratch) => {
@@ -432,11 +365,7 @@ impl Writer {
             frames.inc();
             total.inc_by(frame.len() as u64);
             self.queued_bytes.fetch_sub(frame.len(), Ordering::Relaxed);
-            next = if batch.len() < BATCH_BYTES {
-                self.frames.try_recv().ok()
-            } else {
-                None
-            };
+            next = if batch.len() < BATCH_BYTES { self.frames.try_recv().ok() } else { None };
         }
     }
 }
@@ -482,9 +411,7 @@ fn put_frame(batch: &mut BytesMut, frame: &[u8]) {
 }
 
 fn codec() -> LengthDelimitedCodec {
-    LengthDelimitedCodec::builder()
-        .max_frame_length(FRAME_MAX)
-        .new_codec()
+    LengthDelimitedCodec::builder().max_frame_length(FRAME_MAX).new_codec()
 }
 
 /// Raised when frames or their meaning change so that older nodes would misread them.
@@ -537,21 +464,9 @@ mod tests {
 
     #[test]
     fn foreign_versions_and_garbage_are_told_apart() {
-        assert_eq!(
-            parse_hello(&hello(PROTOCOL_VERSION + 1)),
-            Err(End::Refused(RefuseReason::ForeignVersion))
-        );
-        assert_eq!(
-            parse_hello(b"GET / HTTP/1.1\r\n"),
-            Err(End::Refused(RefuseReason::BadHello))
-        );
-        assert_eq!(
-            parse_hello(b"cl"),
-            Err(End::Refused(RefuseReason::BadHello))
-        );
-        assert_eq!(
-            parse_hello(&hello(PROTOCOL_VERSION)[..9]),
-            Err(End::Refused(RefuseReason::BadHello))
-        );
+        assert_eq!(parse_hello(&hello(PROTOCOL_VERSION + 1)), Err(End::Refused(RefuseReason::ForeignVersion)));
+        assert_eq!(parse_hello(b"GET / HTTP/1.1\r\n"), Err(End::Refused(RefuseReason::BadHello)));
+        assert_eq!(parse_hello(b"cl"), Err(End::Refused(RefuseReason::BadHello)));
+        assert_eq!(parse_hello(&hello(PROTOCOL_VERSION)[..9]), Err(End::Refused(RefuseReason::BadHello)));
     }
 }

@@ -45,26 +45,12 @@ pub(crate) enum RefuseReason {
 }
 
 impl DropReason {
-    const ALL: [Self; 7] = [
-        Self::NoLane,
-        Self::QueueFull,
-        Self::TooLarge,
-        Self::GossipTooLarge,
-        Self::GossipBacklog,
-        Self::GossipPublish,
-        Self::Bulk,
-    ];
+    const ALL: [Self; 7] =
+        [Self::NoLane, Self::QueueFull, Self::TooLarge, Self::GossipTooLarge, Self::GossipBacklog, Self::GossipPublish, Self::Bulk];
 }
 
 impl RefuseReason {
-    const ALL: [Self; 6] = [
-        Self::BadFrame,
-        Self::BadHello,
-        Self::ForeignVersion,
-        Self::Silent,
-        Self::Overflow,
-        Self::Duplicate,
-    ];
+    const ALL: [Self; 6] = [Self::BadFrame, Self::BadHello, Self::ForeignVersion, Self::Silent, Self::Overflow, Self::Duplicate];
 }
 
 /// Which side opened the connection.
@@ -114,31 +100,11 @@ impl Counters {
         let registry = registry.sub_registry_with_prefix("clawmesh_net");
         let c = counters.clone();
         registry.register("lanes", "Lanes that are up", c.lanes);
-        registry.register(
-            "clones",
-            "Times two running nodes with one id were seen",
-            c.clones,
-        );
-        registry.register(
-            "tailscale_bad",
-            "Unusable answers of the Tailscale command",
-            c.tailscale_bad,
-        );
-        registry.register(
-            "dropped",
-            "Frames, messages and streams not delivered, by reason",
-            c.dropped,
-        );
-        registry.register(
-            "refused",
-            "Connections refused or closed by this node, by reason",
-            c.refused,
-        );
-        registry.register(
-            "handshake_failed",
-            "Connections whose handshake failed",
-            c.handshake_failed,
-        );
+        registry.register("clones", "Times two running nodes with one id were seen", c.clones);
+        registry.register("tailscale_bad", "Unusable answers of the Tailscale command", c.tailscale_bad);
+        registry.register("dropped", "Frames, messages and streams not delivered, by reason", c.dropped);
+        registry.register("refused", "Connections refused or closed by this node, by reason", c.refused);
+        registry.register("handshake_failed", "Connections whose handshake failed", c.handshake_failed);
         registry.register("bytes", "Bytes of frames on lanes", c.bytes);
         registry.register("frames", "Frames on lanes", c.frames);
         counters.show_zeros();
@@ -171,18 +137,13 @@ impl Counters {
 
     /// Counts one handshake that failed.
     pub(super) fn handshake(&self, direction: Direction) {
-        self.handshake_failed
-            .get_or_create(&Way { direction })
-            .inc();
+        self.handshake_failed.get_or_create(&Way { direction }).inc();
     }
 
     /// The counters of frames and of bytes in one direction, to be kept by a hot loop.
     pub(super) fn traffic(&self, direction: Direction) -> (Counter, Counter) {
         let way = Way { direction };
-        (
-            self.frames.get_or_create_owned(&way),
-            self.bytes.get_or_create_owned(&way),
-        )
+        (self.frames.get_or_create_owned(&way), self.bytes.get_or_create_owned(&way))
     }
 
     /// How often something was dropped for this reason.
@@ -200,8 +161,6 @@ impl Counters {
     /// How many handshakes failed in this direction.
     #[cfg(test)]
     pub(super) fn handshakes_failed(&self, direction: Direction) -> u64 {
-        self.handshake_failed
-            .get_or_create(&Way { direction })
-            .get()
+        self.handshake_failed.get_or_create(&Way { direction }).get()
     }
 }

@@ -41,10 +41,7 @@ use tokio::{
     time::timeout,
 };
 
-#[allow(
-    unused_imports,
-    reason = "the whole interface of the layer, whatever the caller needs today"
-)]
+#[allow(unused_imports, reason = "the whole interface of the layer, whatever the caller needs today")]
 pub(crate) use self::{
     bulk::{BulkError, BulkReader, BulkRequest, BulkWriter, REQUEST_MAX},
     gossip::{GOSSIP_MAX, Topic},
@@ -171,9 +168,7 @@ pub(crate) enum NetEvent {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NetError {
     /// Another program (or node) listens there.
-    #[error(
-        "port {port} is taken by another program, maybe by another clawmesh node; use --mesh-port 0 for any free port"
-    )]
+    #[error("port {port} is taken by another program, maybe by another clawmesh node; use --mesh-port 0 for any free port")]
     PortTaken {
         /// The port asked for.
         port: u16,
@@ -216,10 +211,7 @@ impl Net {
     ///
     /// # Errors
     /// The port is taken or cannot be used, or the thread cannot be made.
-    pub(crate) async fn start(
-        config: NetConfig,
-        registry: &mut Registry,
-    ) -> Result<(Self, mpsc::Receiver<NetEvent>), NetError> {
+    pub(crate) async fn start(config: NetConfig, registry: &mut Registry) -> Result<(Self, mpsc::Receiver<NetEvent>), NetError> {
         let port = config.port;
         probe_port(port, config.listen_loopback_only)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -263,10 +255,7 @@ impl Net {
             Ok(Ok(Err(source))) => return Err(NetError::Listen { port, source }),
             Ok(Err(_)) => return Err(NetError::Setup("the loop ended at once".into())),
             Err(_) => {
-                return Err(NetError::Listen {
-                    port,
-                    source: io::ErrorKind::TimedOut.into(),
-                });
+                return Err(NetError::Listen { port, source: io::ErrorKind::TimedOut.into() });
             }
         }
         let net = Self {
@@ -289,33 +278,18 @@ impl Net {
     /// that order is never broken without a `Closed` or `Reset`.
     pub(crate) fn send(&self, peer: &Peer, bytes: Bytes) -> Result<(), DropReason> {
         let lanes = self.lanes.read().unwrap_or_else(PoisonError::into_inner);
-        let result = lanes
-            .get(peer)
-            .ok_or(DropReason::NoLane)
-            .and_then(|lane| lane.send(bytes));
+        let result = lanes.get(peer).ok_or(DropReason::NoLane).and_then(|lane| lane.send(bytes));
         if let Err(reason) = result {
             self.counters.drop(reason);
         }
         result
     }
 
-    /// Sends the same frame to several peers; those without a lane are counted and skipped.
-    pub(crate) fn send_many<'a>(&self, peers: impl IntoIterator<Item = &'a Peer>, bytes: &Bytes) {
-        for peer in peers {
-            // Counted already.
-            let _ = self.send(peer, bytes.clone());
-        }
-    }
-
     /// Sends a message to everybody, signed. Too large ones and those beyond the backlog are dropped and counted.
     pub(crate) fn publish(&self, topic: Topic, bytes: Bytes) {
         if bytes.len() > GOSSIP_MAX {
             self.counters.drop(DropReason::GossipTooLarge);
-        } else if self
-            .commands
-            .try_send(Command::Publish(topic, bytes))
-            .is_err()
-        {
+        } else if self.commands.try_send(Command::Publish(topic, bytes)).is_err() {
             self.counters.drop(DropReason::GossipBacklog);
         }
     }
@@ -341,11 +315,7 @@ impl Net {
     ///
     /// # Errors
     /// No lane to the peer, a request above [`REQUEST_MAX`], or the stream could not be opened.
-    pub(crate) async fn bulk_request(
-        &self,
-        peer: Peer,
-        request: Bytes,
-    ) -> Result<BulkReader, BulkError> {
+    pub(crate) async fn bulk_request(&self, peer: Peer, request: Bytes) -> Result<BulkReader, BulkError> {
         if request.len() > REQUEST_MAX {
             return Err(BulkError::TooLarge(request.len()));
         }
@@ -370,27 +340,17 @@ impl Net {
 
     /// Where we listen: each interface, and 127.0.0.1.
     pub(crate) fn addresses(&self) -> Vec<Multiaddr> {
-        self.addresses
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.addresses.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Peers whose lane is up, in no order.
     pub(crate) fn lanes(&self) -> Vec<Peer> {
-        self.lanes
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .keys()
-            .copied()
-            .collect()
+        self.lanes.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }
 
     /// Sends what is queued (for at most 250 ms), closes everything and releases the port, in less than 500 ms.
     pub(crate) async fn stop(self) {
-        let Self {
-            commands, stopped, ..
-        } = self;
+        let Self { commands, stopped, .. } = self;
         // The loop always takes its commands; if it is gone already, so is everything else.
         let _ = commands.send(Command::Stop).await;
         let _ = timeout(STOP_TIMEOUT, stopped).await;
@@ -415,11 +375,7 @@ fn probe_port(port: u16, loopback_only: bool) -> Result<(), NetError> {
     if port == 0 {
         return Ok(());
     }
-    let host = if loopback_only {
-        Ipv4Addr::LOCALHOST
-    } else {
-        Ipv4Addr::UNSPECIFIED
-    };
+    let host = if loopback_only { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
     match TcpListener::bind((host, port)) {
         Ok(_) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => Err(NetError::PortTaken { port }),
@@ -427,22 +383,14 @@ fn probe_port(port: u16, loopback_only: bool) -> Result<(), NetError> {
     }
 }
 
-fn keep_runtime(
-    runtime: Runtime,
-    kept: oneshot::Receiver<()>,
-    stopped: oneshot::Sender<()>,
-) -> Result<(), NetError> {
+fn keep_runtime(runtime: Runtime, kept: oneshot::Receiver<()>, stopped: oneshot::Sender<()>) -> Result<(), NetError> {
     let keeper = move || {
         // Resolved by dropping the other half, at the end of the loop.
         let _ = kept.blocking_recv();
         runtime.shutdown_timeout(Duration::from_millis(200));
         let _ = stopped.send(());
     };
-    std::thread::Builder::new()
-        .name("clawmesh-net-keeper".into())
-        .spawn(keeper)
-        .map(drop)
-        .map_err(NetError::Thread)
+    std::thread::Builder::new().name("clawmesh-net-keeper".into()).spawn(keeper).map(drop).map_err(NetError::Thread)
 }
 
 /// Largest frame, in bytes.

@@ -60,10 +60,7 @@ struct Held {
 
 impl Roster {
     pub(super) fn new(local: PeerId) -> Self {
-        Self {
-            local,
-            peers: HashMap::new(),
-        }
+        Self { local, peers: HashMap::new() }
     }
 
     /// The connection whose lane is in use.
@@ -82,23 +79,10 @@ impl Roster {
     }
 
     /// A lane finished its hello.
-    pub(super) fn ready(
-        &mut self,
-        peer: PeerId,
-        conn: ConnectionId,
-        we_dialed: bool,
-        boot: u64,
-        now: Instant,
-    ) -> Vec<Act> {
+    pub(super) fn ready(&mut self, peer: PeerId, conn: ConnectionId, we_dialed: bool, boot: u64, now: Instant) -> Vec<Act> {
         let we_are_smaller = self.local < peer;
         let node = self.peers.entry(peer).or_default();
-        let new = Held {
-            conn,
-            we_dialed,
-            boot,
-            since: now,
-            silent: false,
-        };
+        let new = Held { conn, we_dialed, boot, since: now, silent: false };
         let Some(old) = node.active else {
             return vec![node.take(new)];
         };
@@ -144,31 +128,17 @@ impl Roster {
 
     /// A lane talks again. False if that concerns nobody.
     pub(super) fn heard(&mut self, peer: PeerId, conn: ConnectionId) -> bool {
-        let active = self
-            .peers
-            .get_mut(&peer)
-            .and_then(|n| n.active.as_mut())
-            .filter(|a| a.conn == conn);
+        let active = self.peers.get_mut(&peer).and_then(|n| n.active.as_mut()).filter(|a| a.conn == conn);
         active.map(|a| a.silent = false).is_some()
     }
 
     /// The dials after a loss failed. False if the peer is not closing (any more).
     pub(super) fn down(&mut self, peer: PeerId) -> bool {
-        let closing = self
-            .peers
-            .get(&peer)
-            .is_some_and(|n| n.phase == Phase::Closing);
+        let closing = self.peers.get(&peer).is_some_and(|n| n.phase == Phase::Closing);
         if closing {
             self.peers.remove(&peer);
         }
         closing
-    }
-
-    /// Whether `Closed` was told and neither `Down` nor `Reset`.
-    pub(super) fn is_closing(&self, peer: &PeerId) -> bool {
-        self.peers
-            .get(peer)
-            .is_some_and(|n| n.phase == Phase::Closing)
     }
 
     /// Spares that their dialers should have closed long ago.
@@ -176,14 +146,8 @@ impl Roster {
         let mut stale = Vec::new();
         for node in self.peers.values_mut() {
             if node.active.is_some_and(|a| !a.silent) {
-                stale.extend(
-                    node.spares
-                        .iter()
-                        .filter(|s| now.duration_since(s.since) > SPARE_MAX)
-                        .map(|s| s.conn),
-                );
-                node.spares
-                    .retain(|s| now.duration_since(s.since) <= SPARE_MAX);
+                stale.extend(node.spares.iter().filter(|s| now.duration_since(s.since) > SPARE_MAX).map(|s| s.conn));
+                node.spares.retain(|s| now.duration_since(s.since) <= SPARE_MAX);
             }
         }
         stale
@@ -195,19 +159,12 @@ impl Node {
         let reset = self.phase != Phase::Down;
         self.phase = Phase::Up;
         self.active = Some(held);
-        Act::Use {
-            conn: held.conn,
-            reset,
-        }
+        Act::Use { conn: held.conn, reset }
     }
 
     /// The newest spare, if there is one: it was proved alive last.
     fn promote(&mut self) -> Vec<Act> {
-        self.spares
-            .pop()
-            .map(|spare| self.take(spare))
-            .into_iter()
-            .collect()
+        self.spares.pop().map(|spare| self.take(spare)).into_iter().collect()
     }
 
     fn replace(&mut self) -> Vec<Act> {
@@ -246,23 +203,14 @@ mod tests {
             let mut at_large = Roster::new(large);
             let mut closed = vec![];
             for n in order {
-                for (roster, other, dialed) in [
-                    (&mut at_small, large, n == 1),
-                    (&mut at_large, small, n == 2),
-                ] {
+                for (roster, other, dialed) in [(&mut at_small, large, n == 1), (&mut at_large, small, n == 2)] {
                     let acts = roster.ready(other, c(n), dialed, 7, now);
-                    closed.extend(
-                        acts.into_iter()
-                            .filter_map(|a| if let Act::Close(c) = a { Some(c) } else { None }),
-                    );
+                    closed.extend(acts.into_iter().filter_map(|a| if let Act::Close(c) = a { Some(c) } else { None }));
                 }
             }
             assert_eq!(at_small.active(&large), Some(c(1)));
             assert_eq!(at_large.active(&small), Some(c(1)));
-            assert!(
-                !closed.is_empty() && closed.iter().all(|x| *x == c(2)),
-                "{closed:?}"
-            );
+            assert!(!closed.is_empty() && closed.iter().all(|x| *x == c(2)), "{closed:?}");
         }
     }
 
@@ -272,23 +220,11 @@ mod tests {
         let now = Instant::now();
         let mut dialer = Roster::new(small);
         let mut listener = Roster::new(large);
-        assert_eq!(
-            dialer.ready(large, c(1), true, 7, now),
-            [Act::Use {
-                conn: c(1),
-                reset: false
-            }]
-        );
+        assert_eq!(dialer.ready(large, c(1), true, 7, now), [Act::Use { conn: c(1), reset: false }]);
         assert_eq!(dialer.ready(large, c(2), true, 7, now), [Act::Close(c(2))]);
         listener.ready(small, c(2), false, 7, now);
         assert_eq!(listener.ready(small, c(1), false, 7, now), []);
-        assert_eq!(
-            listener.ended(small, c(2)),
-            [Act::Use {
-                conn: c(1),
-                reset: true
-            }]
-        );
+        assert_eq!(listener.ended(small, c(2)), [Act::Use { conn: c(1), reset: true }]);
     }
 
     #[test]
@@ -298,16 +234,7 @@ mod tests {
         let mut roster = Roster::new(small);
         roster.ready(large, c(1), true, 7, now);
         assert_eq!(roster.ready(large, c(2), false, 7, now), []);
-        assert_eq!(
-            roster.silent(large, c(1)),
-            Some(vec![
-                Act::Close(c(1)),
-                Act::Use {
-                    conn: c(2),
-                    reset: true
-                }
-            ])
-        );
+        assert_eq!(roster.silent(large, c(1)), Some(vec![Act::Close(c(1)), Act::Use { conn: c(2), reset: true }]));
         assert_eq!(roster.ended(large, c(1)), []);
     }
 
@@ -317,16 +244,7 @@ mod tests {
         let now = Instant::now();
         let mut roster = Roster::new(small);
         roster.ready(large, c(1), true, 7, now);
-        assert_eq!(
-            roster.ready(large, c(2), false, 8, now),
-            [
-                Act::Retire(c(1)),
-                Act::Use {
-                    conn: c(2),
-                    reset: true
-                }
-            ]
-        );
+        assert_eq!(roster.ready(large, c(2), false, 8, now), [Act::Retire(c(1)), Act::Use { conn: c(2), reset: true }]);
     }
 
     #[test]
@@ -336,23 +254,11 @@ mod tests {
         let mut roster = Roster::new(small);
         roster.ready(large, c(1), true, 7, now);
         assert_eq!(roster.ended(large, c(1)), [Act::Lost]);
-        assert_eq!(
-            roster.ready(large, c(2), true, 7, now),
-            [Act::Use {
-                conn: c(2),
-                reset: true
-            }]
-        );
+        assert_eq!(roster.ready(large, c(2), true, 7, now), [Act::Use { conn: c(2), reset: true }]);
         assert!(!roster.down(large));
         assert_eq!(roster.ended(large, c(2)), [Act::Lost]);
         assert!(roster.down(large) && !roster.down(large));
-        assert_eq!(
-            roster.ready(large, c(3), true, 7, now),
-            [Act::Use {
-                conn: c(3),
-                reset: false
-            }]
-        );
+        assert_eq!(roster.ready(large, c(3), true, 7, now), [Act::Use { conn: c(3), reset: false }]);
     }
 
     #[test]

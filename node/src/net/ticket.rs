@@ -22,19 +22,13 @@ pub(crate) struct Ticket {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum TicketError {
     /// It does not begin like one.
-    #[error(
-        "this is no clawmesh ticket: it should begin with `clawmesh1:`; ask a member for the output of `clawmesh invite`"
-    )]
+    #[error("this is no clawmesh ticket: it should begin with `clawmesh1:`; ask a member for the output of `clawmesh invite`")]
     NotATicket,
     /// A letter that base32 does not have, or a wrong length.
-    #[error(
-        "the ticket was cut or changed on its way (not base32); copy it again, the whole line, from `clawmesh invite`"
-    )]
+    #[error("the ticket was cut or changed on its way (not base32); copy it again, the whole line, from `clawmesh invite`")]
     NotBase32,
     /// The checksum does not fit.
-    #[error(
-        "the ticket was cut or changed on its way (wrong checksum); copy it again, the whole line, from `clawmesh invite`"
-    )]
+    #[error("the ticket was cut or changed on its way (wrong checksum); copy it again, the whole line, from `clawmesh invite`")]
     Checksum,
     /// The checksum fits and the content makes no sense: another version, or a forgery.
     #[error("the ticket cannot be understood ({0}); it may come from another version of clawmesh")]
@@ -60,19 +54,14 @@ impl fmt::Display for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let body = Body {
             name: self.mesh_name.clone(),
-            key: Octets(self.key.to_vec()), addrs: self.addrs.iter().map(|a| Octets(a.to_vec())).collect()
+            key: Octets(self.key.to_vec()),
+            addrs: self.addrs.iter().map(|a| Octets(a.to_vec())).collect(),
         };
         let mut cbor = Vec::new();
         ciborium::into_writer(&body, &mut cbor).map_err(|_| fmt::Error)?;
         let mut bytes = checksum(&cbor).to_vec();
         bytes.append(&mut cbor);
-        write!(
-            f,
-            "{PREFIX}{}",
-            data_encoding::BASE32_NOPAD
-                .encode(&bytes)
-                .to_ascii_lowercase()
-        )
+        write!(f, "{PREFIX}{}", data_encoding::BASE32_NOPAD.encode(&bytes).to_ascii_lowercase())
     }
 }
 
@@ -85,27 +74,16 @@ impl FromStr for Ticket {
         if code.len() > TEXT_MAX {
             return Err(TicketError::Content("it is too long".into()));
         }
-        let bytes = data_encoding::BASE32_NOPAD
-            .decode(code.to_ascii_uppercase().as_bytes())
-            .map_err(|_| TicketError::NotBase32)?;
-        let (sum, cbor) = bytes
-            .split_first_chunk::<4>()
-            .ok_or(TicketError::Checksum)?;
+        let bytes = data_encoding::BASE32_NOPAD.decode(code.to_ascii_uppercase().as_bytes()).map_err(|_| TicketError::NotBase32)?;
+        let (sum, cbor) = bytes.split_first_chunk::<4>().ok_or(TicketError::Checksum)?;
         if *sum != checksum(cbor) {
             return Err(TicketError::Checksum);
         }
-        let body: Body =
-            ciborium::from_reader(cbor).map_err(|e| TicketError::Content(e.to_string()))?;
+        let body: Body = ciborium::from_reader(cbor).map_err(|e| TicketError::Content(e.to_string()))?;
         if body.name.len() > NAME_MAX || body.addrs.len() > ADDRS_MAX {
-            return Err(TicketError::Content(
-                "its name or list of addresses is too long".into(),
-            ));
+            return Err(TicketError::Content("its name or list of addresses is too long".into()));
         }
-        let addrs = body
-            .addrs
-            .into_iter()
-            .map(|a| Multiaddr::try_from(a.0))
-            .collect::<Result<_, _>>();
+        let addrs = body.addrs.into_iter().map(|a| Multiaddr::try_from(a.0)).collect::<Result<_, _>>();
         let addrs = addrs.map_err(|e| TicketError::Content(format!("bad address: {e}")))?;
         let key = body.key.0.try_into().map_err(|_| TicketError::Content("its key has a wrong length".into()))?;
         Ok(Self { mesh_name: body.name, key, addrs })
@@ -115,10 +93,7 @@ impl FromStr for Ticket {
 /// The key is a secret: it does not show in logs.
 impl fmt::Debug for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ticket")
-            .field("mesh_name", &self.mesh_name)
-            .field("addrs", &self.addrs)
-            .finish_non_exhaustive()
+        f.debug_struct("Ticket").field("mesh_name", &self.mesh_name).field("addrs", &self.addrs).finish_non_exhaustive()
     }
 }
 
@@ -167,70 +142,38 @@ mod tests {
     use super::*;
 
     fn ticket() -> Ticket {
-        let addrs = vec![
-            "/ip4/192.168.1.7/tcp/8889".parse().unwrap(),
-            "/ip6/fd7a::1/tcp/8889".parse().unwrap(),
-        ];
-        Ticket {
-            mesh_name: "home".into(),
-            key: [7; 32],
-            addrs,
-        }
+        let addrs = vec!["/ip4/192.168.1.7/tcp/8889".parse().unwrap(), "/ip6/fd7a::1/tcp/8889".parse().unwrap()];
+        Ticket { mesh_name: "home".into(), key: [7; 32], addrs }
     }
 
     #[test]
     fn a_ticket_survives_the_trip_even_with_blanks_and_capitals() {
         let text = ticket().to_string();
-        assert!(
-            text.starts_with("clawmesh1:")
-                && text
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b':')
-        );
+        assert!(text.starts_with("clawmesh1:") && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b':'));
         assert_eq!(text.parse::<Ticket>().unwrap(), ticket());
         let (head, tail) = text.split_once(':').unwrap();
-        assert_eq!(
-            format!("  {head}:{}\n", tail.to_uppercase())
-                .parse::<Ticket>()
-                .unwrap(),
-            ticket()
-        );
+        assert_eq!(format!("  {head}:{}\n", tail.to_uppercase()).parse::<Ticket>().unwrap(), ticket());
     }
 
     #[test]
     fn every_damage_is_told_apart() {
         let text = ticket().to_string();
         assert_eq!("hello".parse::<Ticket>(), Err(TicketError::NotATicket));
-        assert_eq!(
-            "clawmesh1:0189".parse::<Ticket>(),
-            Err(TicketError::NotBase32)
-        );
+        assert_eq!("clawmesh1:0189".parse::<Ticket>(), Err(TicketError::NotBase32));
         assert_eq!("clawmesh1:".parse::<Ticket>(), Err(TicketError::Checksum));
         for at in "clawmesh1:".len()..text.len() {
             let mut bytes = text.clone().into_bytes();
             bytes[at] = if bytes[at] == b'a' { b'b' } else { b'a' };
-            let error = String::from_utf8(bytes)
-                .unwrap()
-                .parse::<Ticket>()
-                .unwrap_err();
-            assert!(
-                matches!(error, TicketError::Checksum | TicketError::NotBase32),
-                "{at}: {error}"
-            );
+            let error = String::from_utf8(bytes).unwrap().parse::<Ticket>().unwrap_err();
+            assert!(matches!(error, TicketError::Checksum | TicketError::NotBase32), "{at}: {error}");
         }
     }
 
     #[test]
     fn the_mesh_id_depends_on_key_and_name() {
         let base = ticket();
-        let renamed = Ticket {
-            mesh_name: "work".into(),
-            ..base.clone()
-        };
-        let rekeyed = Ticket {
-            key: [8; 32],
-            ..base.clone()
-        };
+        let renamed = Ticket { mesh_name: "work".into(), ..base.clone() };
+        let rekeyed = Ticket { key: [8; 32], ..base.clone() };
         assert_ne!(base.mesh_id(), renamed.mesh_id());
         assert_ne!(base.mesh_id(), rekeyed.mesh_id());
     }

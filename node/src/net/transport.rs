@@ -22,22 +22,16 @@ use libp2p::{
 ///
 /// # Errors
 /// The key pair cannot sign (never for ed25519).
-pub(super) fn build(
-    keypair: &Keypair,
-    key: [u8; 32],
-    mesh_id: [u8; 32],
-) -> Result<Boxed<(PeerId, StreamMuxerBox)>, noise::Error> {
+pub(super) fn build(keypair: &Keypair, key: [u8; 32], mesh_id: [u8; 32]) -> Result<Boxed<(PeerId, StreamMuxerBox)>, noise::Error> {
     let psk = PreSharedKey::new(key);
     let noise = noise::Config::new(keypair)?.with_prologue(mesh_id.to_vec());
     let mut yamux = yamux::Config::default();
     yamux.set_max_num_streams(STREAMS_MAX);
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
-    let tcp = TransportTimeout::new(tcp, CONNECT_TIMEOUT)
-        .map_err(not_connected)
-        .map(|stream, _| {
-            tune(&stream.0);
-            stream
-        });
+    let tcp = TransportTimeout::new(tcp, CONNECT_TIMEOUT).map_err(not_connected).map(|stream, _| {
+        tune(&stream.0);
+        stream
+    });
     Ok(tcp
         .and_then(move |stream, _| PnetConfig::new(psk).handshake(stream))
         .upgrade(Version::V1Lazy)
@@ -66,11 +60,7 @@ pub(super) fn classify(error: &io::Error) -> DialFailure {
     for _ in 0..16 {
         let Some(current) = next else { break };
         if let Some(Cause(kind)) = current.downcast_ref::<Cause>() {
-            return if *kind == io::ErrorKind::ConnectionRefused {
-                DialFailure::Refused
-            } else {
-                DialFailure::Unreachable
-            };
+            return if *kind == io::ErrorKind::ConnectionRefused { DialFailure::Refused } else { DialFailure::Unreachable };
         }
         next = match current.downcast_ref::<io::Error>() {
             Some(inner) => inner.get_ref().map(|e| e as _),
@@ -100,15 +90,8 @@ fn not_connected(error: TransportTimeoutError<io::Error>) -> NotConnected {
 /// heartbeat finds dead peers, too.
 fn tune(stream: &tokio::net::TcpStream) {
     let socket = socket2::SockRef::from(stream);
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(Duration::from_secs(1))
-        .with_interval(Duration::from_secs(1));
-    #[cfg(any(
-        target_os = "linux",
-        target_os = "android",
-        target_os = "macos",
-        target_os = "ios"
-    ))]
+    let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(1)).with_interval(Duration::from_secs(1));
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios"))]
     let keepalive = keepalive.with_retries(2);
     if let Err(e) = socket.set_tcp_keepalive(&keepalive) {
         tracing::debug!(error = %e, "keepalive was not set");
@@ -147,10 +130,7 @@ mod tests {
     use super::*;
 
     async fn dial(addr: Multiaddr) -> io::Error {
-        let opts = DialOpts {
-            role: Endpoint::Dialer,
-            port_use: PortUse::New,
-        };
+        let opts = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
         let mut transport = build(&Keypair::generate_ed25519(), [0; 32], [0; 32]).unwrap();
         let error = transport.dial(addr, opts).unwrap().await.err();
         error.expect("nobody speaks our protocol there")
@@ -159,12 +139,7 @@ mod tests {
     #[tokio::test]
     async fn failures_are_told_apart() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr: Multiaddr = format!(
-            "/ip4/127.0.0.1/tcp/{}",
-            listener.local_addr().unwrap().port()
-        )
-        .parse()
-        .unwrap();
+        let addr: Multiaddr = format!("/ip4/127.0.0.1/tcp/{}", listener.local_addr().unwrap().port()).parse().unwrap();
         // Dropped at once, which the dialer sees in the middle of its handshake.
         let (error, _) = tokio::join!(dial(addr.clone()), async { drop(listener.accept().await) });
         assert_eq!(classify(&error), DialFailure::Handshake, "{error:?}");

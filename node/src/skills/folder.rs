@@ -35,22 +35,11 @@ pub(crate) fn find(roots: &[Root]) -> Found {
         let Ok(real) = root.path.canonicalize() else {
             continue;
         };
-        let mut walk = Walk {
-            root: &real,
-            candidates: 0,
-            directories: BTreeSet::new(),
-            full: false,
-            found: &mut found,
-        };
+        let mut walk = Walk { root: &real, candidates: 0, directories: BTreeSet::new(), full: false, found: &mut found };
         walk.enter(&root.path, root.depth);
         if walk.full {
-            let message = format!(
-                "more than {CANDIDATES_MAX} skills or {DIRECTORIES_MAX} directories; the rest is not looked at"
-            );
-            found.rejected.push(Rejected {
-                path: root.path.clone(),
-                problem: Problem::new("TOO_MANY", message),
-            });
+            let message = format!("more than {CANDIDATES_MAX} skills or {DIRECTORIES_MAX} directories; the rest is not looked at");
+            found.rejected.push(Rejected { path: root.path.clone(), problem: Problem::new("TOO_MANY", message) });
         }
     }
     found
@@ -81,10 +70,7 @@ impl Walk<'_> {
             self.candidates += 1;
             match self.check(&real, &file) {
                 Ok(()) => self.found.folders.push(dir.to_owned()),
-                Err(problem) => self.found.rejected.push(Rejected {
-                    path: file,
-                    problem,
-                }),
+                Err(problem) => self.found.rejected.push(Rejected { path: file, problem }),
             }
             return;
         }
@@ -101,32 +87,19 @@ impl Walk<'_> {
     }
 
     fn check(&self, real_dir: &Path, file: &Path) -> Result<(), Problem> {
-        let real = file
-            .canonicalize()
-            .map_err(|error| Problem::new("UNREADABLE", format!("cannot be read: {error}")))?;
+        let real = file.canonicalize().map_err(|error| Problem::new("UNREADABLE", format!("cannot be read: {error}")))?;
         if !real.starts_with(self.root) || !real_dir.starts_with(self.root) {
             return Err(Problem::new(
                 "SYMLINK_ESCAPE",
-                format!(
-                    "a link leads out of {} to {}; copy the skill instead",
-                    self.root.display(),
-                    real.display()
-                ),
+                format!("a link leads out of {} to {}; copy the skill instead", self.root.display(), real.display()),
             ));
         }
-        let meta = fs::metadata(&real)
-            .map_err(|error| Problem::new("UNREADABLE", format!("cannot be read: {error}")))?;
+        let meta = fs::metadata(&real).map_err(|error| Problem::new("UNREADABLE", format!("cannot be read: {error}")))?;
         if !meta.is_file() {
             return Err(Problem::new("NOT_A_FILE", "SKILL.md is not a regular file"));
         }
         if meta.len() > SKILL_FILE_BYTES_MAX {
-            return Err(Problem::new(
-                "TOO_LARGE",
-                format!(
-                    "SKILL.md has {} bytes; at most {SKILL_FILE_BYTES_MAX} are read",
-                    meta.len()
-                ),
-            ));
+            return Err(Problem::new("TOO_LARGE", format!("SKILL.md has {} bytes; at most {SKILL_FILE_BYTES_MAX} are read", meta.len())));
         }
         Ok(())
     }
@@ -135,11 +108,7 @@ impl Walk<'_> {
 /// On a file system that does not tell cases apart, `skill.md` would be found too.
 fn has_exact_name(dir: &Path) -> bool {
     if cfg!(any(target_os = "macos", windows)) {
-        return fs::read_dir(dir).is_ok_and(|entries| {
-            entries
-                .flatten()
-                .any(|entry| entry.file_name() == SKILL_FILE)
-        });
+        return fs::read_dir(dir).is_ok_and(|entries| entries.flatten().any(|entry| entry.file_name() == SKILL_FILE));
     }
     true
 }
@@ -165,19 +134,13 @@ fn children(dir: &Path) -> Vec<PathBuf> {
 
 /// Reads a skill's file. Bytes that are not UTF-8 are replaced, as OpenClaw does.
 pub(crate) fn read(folder: &Path) -> Result<String, Problem> {
-    let unreadable =
-        |error: std::io::Error| Problem::new("UNREADABLE", format!("cannot be read: {error}"));
+    let unreadable = |error: std::io::Error| Problem::new("UNREADABLE", format!("cannot be read: {error}"));
     let mut bytes = Vec::new();
     let file = File::open(folder.join(SKILL_FILE)).map_err(unreadable)?;
     // The size was checked before, but the file may have grown since.
-    file.take(SKILL_FILE_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(unreadable)?;
+    file.take(SKILL_FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > SKILL_FILE_BYTES_MAX {
-        return Err(Problem::new(
-            "TOO_LARGE",
-            format!("SKILL.md has more than {SKILL_FILE_BYTES_MAX} bytes"),
-        ));
+        return Err(Problem::new("TOO_LARGE", format!("SKILL.md has more than {SKILL_FILE_BYTES_MAX} bytes")));
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
@@ -197,9 +160,7 @@ pub(crate) fn content_hash(folder: &Path) -> ContentHash {
     let (files, complete) = files(folder);
     let mut hasher = blake3::Hasher::new();
     let mut add = |bytes: &[u8]| {
-        hasher
-            .update(&(bytes.len() as u64).to_le_bytes())
-            .update(bytes);
+        hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
     };
     let (mut left, mut whole) = (HASHED_BYTES_MAX, complete);
     for (name, meta) in &files {
@@ -221,19 +182,12 @@ pub(crate) fn content_hash(folder: &Path) -> ContentHash {
             }
         }
     }
-    ContentHash {
-        hash: hasher.finalize(),
-        whole,
-    }
+    ContentHash { hash: hasher.finalize(), whole }
 }
 
 fn read_at_most(path: &Path, max: u64) -> Option<Vec<u8>> {
     let mut content = Vec::new();
-    File::open(path)
-        .ok()?
-        .take(max + 1)
-        .read_to_end(&mut content)
-        .ok()?;
+    File::open(path).ok()?.take(max + 1).read_to_end(&mut content).ok()?;
     (content.len() as u64 <= max).then_some(content)
 }
 
@@ -271,15 +225,8 @@ fn files(folder: &Path) -> (BTreeMap<String, Metadata>, bool) {
 pub(crate) fn fingerprint(roots: &[Root], path: &std::ffi::OsStr) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     let mut add = |path: &Path, meta: &Metadata| {
-        let time = meta
-            .modified()
-            .ok()
-            .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
-            .unwrap_or_default();
-        hasher
-            .update(path.as_os_str().as_encoded_bytes())
-            .update(&time.as_nanos().to_le_bytes())
-            .update(&meta.len().to_le_bytes());
+        let time = meta.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+        hasher.update(path.as_os_str().as_encoded_bytes()).update(&time.as_nanos().to_le_bytes()).update(&meta.len().to_le_bytes());
     };
     for dir in std::env::split_paths(path) {
         if let Ok(meta) = fs::metadata(&dir) {

@@ -47,15 +47,11 @@ fn block(text: &str) -> Result<Option<&str>, Problem> {
         }
         at += line.len();
     }
-    Err(Problem::new(
-        "UNTERMINATED_FRONTMATTER",
-        "the front matter starts with --- but no second --- ends it",
-    ))
+    Err(Problem::new("UNTERMINATED_FRONTMATTER", "the front matter starts with --- but no second --- ends it"))
 }
 
 fn is_delimiter(line: &str) -> bool {
-    line.strip_prefix("---")
-        .is_some_and(|rest| rest.chars().all(is_space))
+    line.strip_prefix("---").is_some_and(|rest| rest.chars().all(is_space))
 }
 
 /// What `\s` means in the JavaScript which set the convention.
@@ -78,12 +74,10 @@ fn fields(block: &str) -> Result<Fields, Problem> {
             Value::String(text) => trim(&text).to_owned(),
             Value::Bool(value) => value.to_string(),
             Value::Number(number) => as_javascript_prints(&number),
-            structure @ (Value::Array(_) | Value::Object(_)) => {
-                match inline.filter(|line| line.value.contains(':')) {
-                    Some(line) => line.value.clone(),
-                    None => structure.to_string(),
-                }
-            }
+            structure @ (Value::Array(_) | Value::Object(_)) => match inline.filter(|line| line.value.contains(':')) {
+                Some(line) => line.value.clone(),
+                None => structure.to_string(),
+            },
         };
         if !key.is_empty() {
             fields.insert(key, text);
@@ -121,11 +115,7 @@ fn by_lines(block: &str) -> BTreeMap<String, Line> {
         };
         let value = trim(value);
         let is_below = |line: &&str| line.is_empty() || line.starts_with([' ', '\t']);
-        let (value, inline) = if value.is_empty()
-            && lines
-                .peek()
-                .is_some_and(|next| next.starts_with([' ', '\t']))
-        {
+        let (value, inline) = if value.is_empty() && lines.peek().is_some_and(|next| next.starts_with([' ', '\t'])) {
             let mut below = Vec::new();
             while let Some(line) = lines.next_if(is_below) {
                 below.push(line);
@@ -182,28 +172,13 @@ fn read_yaml(text: &str) -> Result<Vec<(String, Value)>, Failure> {
         Ok(Loose::Map(map)) => Ok(map),
         Ok(Loose::Plain(Value::Null)) => Ok(Vec::new()),
         Ok(Loose::Plain(_)) => {
-            let problem = Problem::new(
-                "NOT_A_MAPPING",
-                "the front matter is not a list of `key: value` lines",
-            );
-            Err(Failure {
-                problem,
-                line: None,
-            })
+            let problem = Problem::new("NOT_A_MAPPING", "the front matter is not a list of `key: value` lines");
+            Err(Failure { problem, line: None })
         }
         Err(error) => {
-            let line = error
-                .location()
-                .and_then(|at| usize::try_from(at.line()).ok())
-                .and_then(|line| line.checked_sub(1));
+            let line = error.location().and_then(|at| usize::try_from(at.line()).ok()).and_then(|line| line.checked_sub(1));
             let message = error.without_snippet().to_string();
-            Err(Failure {
-                problem: Problem::new(
-                    yaml_code(&message),
-                    format!("invalid front matter: {message}"),
-                ),
-                line,
-            })
+            Err(Failure { problem: Problem::new(yaml_code(&message), format!("invalid front matter: {message}")), line })
         }
     }
 }
@@ -223,10 +198,7 @@ fn yaml_code(message: &str) -> &'static str {
         ("alias", "BAD_ALIAS"),
     ];
     let message = message.to_ascii_lowercase();
-    known
-        .iter()
-        .find(|(words, _)| message.contains(words))
-        .map_or("UNEXPECTED_TOKEN", |(_, code)| code)
+    known.iter().find(|(words, _)| message.contains(words)).map_or("UNEXPECTED_TOKEN", |(_, code)| code)
 }
 
 /// Quotes the free text which holds the error. `description` is quoted for any error in it,
@@ -234,51 +206,27 @@ fn yaml_code(message: &str) -> &'static str {
 fn repair(text: &str, failure: &Failure) -> Option<String> {
     let lines: Vec<&str> = text.split('\n').collect();
     let at = failure.line?.min(lines.len().saturating_sub(1));
-    let heads: Vec<(usize, &str)> = lines
-        .iter()
-        .enumerate()
-        .filter_map(|(n, line)| Some((n, key_and_value(line)?.0)))
-        .collect();
+    let heads: Vec<(usize, &str)> = lines.iter().enumerate().filter_map(|(n, line)| Some((n, key_and_value(line)?.0))).collect();
     // Some readers notice the mistake only on the line behind it.
     let holding = heads.iter().rev().find(|(n, _)| *n <= at);
     let before = heads.iter().rev().find(|(n, _)| *n < at);
-    let (start, key) = [holding, before]
-        .into_iter()
-        .flatten()
-        .copied()
-        .find(|(n, key)| is_repairable(key, lines.get(*n).copied()))?;
-    let end = heads
-        .iter()
-        .map(|(n, _)| *n)
-        .find(|n| *n > start)
-        .unwrap_or(lines.len());
+    let (start, key) = [holding, before].into_iter().flatten().copied().find(|(n, key)| is_repairable(key, lines.get(*n).copied()))?;
+    let end = heads.iter().map(|(n, _)| *n).find(|n| *n > start).unwrap_or(lines.len());
     let (_, first) = key_and_value(lines.get(start)?)?;
-    let raw: Vec<&str> = std::iter::once(first)
-        .chain(lines.get(start + 1..end)?.iter().copied())
-        .map(trim)
-        .filter(|line| !line.is_empty())
-        .collect();
+    let raw: Vec<&str> =
+        std::iter::once(first).chain(lines.get(start + 1..end)?.iter().copied()).map(trim).filter(|line| !line.is_empty()).collect();
     let quoted = Value::String(raw.join(" ")).to_string();
     let line = format!("{key}: {quoted}");
     if lines.get(start) == Some(&line.as_str()) {
         return None;
     }
     let after = lines.get(end..)?.iter().copied();
-    let whole: Vec<&str> = lines
-        .get(..start)?
-        .iter()
-        .copied()
-        .chain(std::iter::once(line.as_str()))
-        .chain(after)
-        .collect();
+    let whole: Vec<&str> = lines.get(..start)?.iter().copied().chain(std::iter::once(line.as_str())).chain(after).collect();
     Some(whole.join("\n"))
 }
 
 fn is_repairable(key: &str, line: Option<&str>) -> bool {
-    let value = line
-        .and_then(key_and_value)
-        .map(|(_, value)| trim(value))
-        .unwrap_or_default();
+    let value = line.and_then(key_and_value).map(|(_, value)| trim(value)).unwrap_or_default();
     let is_plain = !value.starts_with(['"', '\'', '|', '>', '[', '{', '&', '*']);
     match key {
         "description" => !value.is_empty(),
@@ -351,10 +299,7 @@ impl<'de> Visitor<'de> for LooseVisitor {
 
     fn visit_f64<E>(self, value: f64) -> Result<Loose, E> {
         // Infinity and NaN have no JSON; their names are what a person wrote.
-        Ok(Loose::Plain(
-            serde_json::Number::from_f64(value)
-                .map_or_else(|| value.to_string().into(), Value::Number),
-        ))
+        Ok(Loose::Plain(serde_json::Number::from_f64(value).map_or_else(|| value.to_string().into(), Value::Number)))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Loose, E> {

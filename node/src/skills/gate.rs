@@ -30,9 +30,7 @@ impl Host {
             platform: crate::facts::platform().to_owned(),
             path: std::env::var_os("PATH").unwrap_or_default(),
             env: std::env::vars_os().filter_map(set).collect(),
-            config: ["browser.enabled", "browser.evaluateEnabled"]
-                .map(str::to_owned)
-                .into(),
+            config: ["browser.enabled", "browser.evaluateEnabled"].map(str::to_owned).into(),
         }
     }
 }
@@ -61,27 +59,12 @@ impl Missing {
         if !self.os.is_empty() {
             phrases.push(format!("runs only on {}", self.os.join(", ")));
         }
-        phrases.extend(
-            self.bins
-                .iter()
-                .map(|bin| format!("program {bin} is not on PATH")),
-        );
+        phrases.extend(self.bins.iter().map(|bin| format!("program {bin} is not on PATH")));
         if !self.any_bins.is_empty() {
-            phrases.push(format!(
-                "none of the programs {} is on PATH",
-                self.any_bins.join(", ")
-            ));
+            phrases.push(format!("none of the programs {} is on PATH", self.any_bins.join(", ")));
         }
-        phrases.extend(
-            self.env
-                .iter()
-                .map(|name| format!("environment variable {name} is not set for the node")),
-        );
-        phrases.extend(
-            self.config
-                .iter()
-                .map(|path| format!("configuration {path} is not on")),
-        );
+        phrases.extend(self.env.iter().map(|name| format!("environment variable {name} is not set for the node")));
+        phrases.extend(self.config.iter().map(|path| format!("configuration {path} is not on")));
         phrases
     }
 }
@@ -92,10 +75,7 @@ pub(crate) struct Seen(BTreeMap<String, bool>);
 
 impl Seen {
     fn has(&mut self, bin: &str, host: &Host) -> bool {
-        *self
-            .0
-            .entry(bin.to_owned())
-            .or_insert_with(|| which::which_in(bin, Some(&host.path), Path::new("/")).is_ok())
+        *self.0.entry(bin.to_owned()).or_insert_with(|| which::which_in(bin, Some(&host.path), Path::new("/")).is_ok())
     }
 }
 
@@ -109,21 +89,10 @@ pub(crate) fn judge(manifest: &Manifest, host: &Host, seen: &mut Seen) -> Missin
         return missing;
     }
     let requires = &manifest.requires;
-    let absent = |names: &[String], there: &BTreeSet<String>| {
-        names
-            .iter()
-            .filter(|name| !there.contains(*name))
-            .cloned()
-            .collect()
-    };
+    let absent = |names: &[String], there: &BTreeSet<String>| names.iter().filter(|name| !there.contains(*name)).cloned().collect();
     missing.env = absent(&requires.env, &host.env);
     missing.config = absent(&requires.config, &host.config);
-    missing.bins = requires
-        .bins
-        .iter()
-        .filter(|bin| !seen.has(bin, host))
-        .cloned()
-        .collect();
+    missing.bins = requires.bins.iter().filter(|bin| !seen.has(bin, host)).cloned().collect();
     if !requires.any_bins.is_empty() && !requires.any_bins.iter().any(|bin| seen.has(bin, host)) {
         missing.any_bins.clone_from(&requires.any_bins);
     }
@@ -142,9 +111,7 @@ pub(crate) fn normalise_os(names: &[String]) -> (Vec<String>, Vec<String>) {
             _ => name.clone(),
         };
         if known != *name {
-            notes.push(format!(
-                "os {name:?} is read as {known:?}; OpenClaw itself compares with {known:?} only"
-            ));
+            notes.push(format!("os {name:?} is read as {known:?}; OpenClaw itself compares with {known:?} only"));
         }
         normal.push(known);
     }

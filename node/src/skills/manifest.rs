@@ -70,28 +70,16 @@ fn nesting(text: &str) -> usize {
 
 /// The first of the known blocks that is a structure. Other names (`moltbot`, `clawdis`) are not read, as in OpenClaw.
 pub(crate) fn manifest(metadata: &Map<String, Value>) -> Manifest {
-    let block = ["openclaw", "clawdbot"]
-        .into_iter()
-        .filter_map(|key| metadata.get(key))
-        .find(|value| value.is_object() || value.is_array());
+    let block =
+        ["openclaw", "clawdbot"].into_iter().filter_map(|key| metadata.get(key)).find(|value| value.is_object() || value.is_array());
     let Some(block) = block else {
         return Manifest::default();
     };
     let requires = block.get("requires");
     let list = |key: &str| strings(requires.and_then(|requires| requires.get(key)));
-    let requires = Requires {
-        bins: list("bins"),
-        any_bins: list("anyBins"),
-        env: list("env"),
-        config: list("config"),
-    };
+    let requires = Requires { bins: list("bins"), any_bins: list("anyBins"), env: list("env"), config: list("config") };
     let always = block.get("always") == Some(&Value::Bool(true));
-    Manifest {
-        present: true,
-        always,
-        os: strings(block.get("os")),
-        requires,
-    }
+    Manifest { present: true, always, os: strings(block.get("os")), requires }
 }
 
 /// A list of texts, or one text with commas. Blank entries and entries that are no text are passed over.
@@ -99,11 +87,7 @@ pub(crate) fn strings(value: Option<&Value>) -> Vec<String> {
     let tidy = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
     match value {
         Some(Value::String(text)) => text.split(',').filter_map(tidy).collect(),
-        Some(Value::Array(list)) => list
-            .iter()
-            .filter_map(Value::as_str)
-            .filter_map(tidy)
-            .collect(),
+        Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).filter_map(tidy).collect(),
         _ => Vec::new(),
     }
 }
@@ -116,9 +100,7 @@ pub(crate) fn declared(metadata: &Map<String, Value>) -> Result<Declared, Proble
         Some(other) => return Err(wrong("", "a mapping", other)),
     };
     let words = |key: &str| match block.get(key) {
-        None | Some(Value::Null | Value::String(_) | Value::Array(_)) => {
-            Ok(strings(block.get(key)))
-        }
+        None | Some(Value::Null | Value::String(_) | Value::Array(_)) => Ok(strings(block.get(key))),
         Some(other) => Err(wrong(key, "a list of texts", other)),
     };
     Ok(Declared {
@@ -138,12 +120,7 @@ fn run(block: &Map<String, Value>) -> Result<Option<Run>, Problem> {
             .iter()
             .map(as_text)
             .collect::<Option<Vec<String>>>()
-            .filter(|argv| {
-                (1..=RUN_WORDS_MAX).contains(&argv.len())
-                    && argv
-                        .first()
-                        .is_some_and(|program| !program.trim().is_empty())
-            }),
+            .filter(|argv| (1..=RUN_WORDS_MAX).contains(&argv.len()) && argv.first().is_some_and(|program| !program.trim().is_empty())),
         Some(_) => None,
     };
     let Some(argv) = argv else {
@@ -168,20 +145,11 @@ fn run(block: &Map<String, Value>) -> Result<Option<Run>, Problem> {
         Some(given) => match humantime::parse_duration(&given) {
             Ok(timeout) if !timeout.is_zero() && timeout <= TIMEOUT_MAX => Some(timeout),
             _ => {
-                return Err(wrong(
-                    "timeout",
-                    "a duration from 1ms to 30days, for example 60s",
-                    &given.into(),
-                ));
+                return Err(wrong("timeout", "a duration from 1ms to 30days, for example 60s", &given.into()));
             }
         },
     };
-    Ok(Some(Run {
-        argv,
-        input,
-        json_output,
-        timeout,
-    }))
+    Ok(Some(Run { argv, input, json_output, timeout }))
 }
 
 fn resources(value: Option<&Value>) -> Result<Resources, Problem> {
@@ -198,17 +166,13 @@ fn resources(value: Option<&Value>) -> Result<Resources, Problem> {
             ("gpu", Some(gpu)) => resources.gpu_milli = (gpu * 1000.0).round() as u64,
             ("memory", _) => {
                 let size = as_text(value).and_then(|text| bytesize::ByteSize::from_str(&text).ok());
-                resources.memory_bytes = size
-                    .ok_or_else(|| wrong("resources.memory", "a size, for example 256MiB", value))?
-                    .as_u64();
+                resources.memory_bytes = size.ok_or_else(|| wrong("resources.memory", "a size, for example 256MiB", value))?.as_u64();
             }
             ("cpu" | "gpu", None) => {
                 return Err(wrong(&format!("resources.{key}"), "a number", value));
             }
             (custom, Some(amount)) => {
-                resources
-                    .custom
-                    .insert(custom.to_owned(), (amount * 1000.0).round() as u64);
+                resources.custom.insert(custom.to_owned(), (amount * 1000.0).round() as u64);
             }
             (custom, None) => return Err(wrong(&format!("resources.{custom}"), "a number", value)),
         }
@@ -219,9 +183,7 @@ fn resources(value: Option<&Value>) -> Result<Resources, Problem> {
 fn text(block: &Map<String, Value>, key: &str) -> Result<Option<String>, Problem> {
     match block.get(key) {
         None | Some(Value::Null) => Ok(None),
-        Some(value) => as_text(value)
-            .map(Some)
-            .ok_or_else(|| wrong(key, "a text", value)),
+        Some(value) => as_text(value).map(Some).ok_or_else(|| wrong(key, "a text", value)),
     }
 }
 
@@ -241,8 +203,5 @@ fn wrong(key: &str, wanted: &str, found: &Value) -> Problem {
         found.truncate(cut);
         found.push('…');
     }
-    Problem::new(
-        "CLAWMESH_METADATA",
-        format!("metadata.clawmesh{dot}{key} must be {wanted}, not {found}"),
-    )
+    Problem::new("CLAWMESH_METADATA", format!("metadata.clawmesh{dot}{key} must be {wanted}, not {found}"))
 }

@@ -35,20 +35,13 @@ pub(crate) struct Root {
 impl Root {
     /// A folder named for skills, searched six levels deep as OpenClaw does.
     pub(crate) fn skills(path: impl Into<PathBuf>) -> Root {
-        Root {
-            path: path.into(),
-            depth: 6,
-        }
+        Root { path: path.into(), depth: 6 }
     }
 
     /// Any other folder given by the configuration, searched two levels deep as OpenClaw does.
     pub(crate) fn extra(path: impl Into<PathBuf>) -> Root {
         let path = path.into();
-        let depth = if path.file_name().is_some_and(|name| name == "skills") {
-            6
-        } else {
-            2
-        };
+        let depth = if path.file_name().is_some_and(|name| name == "skills") { 6 } else { 2 };
         Root { path, depth }
     }
 }
@@ -124,10 +117,7 @@ pub(crate) struct Problem {
 
 impl Problem {
     fn new(code: &'static str, message: impl Into<String>) -> Problem {
-        Problem {
-            code,
-            message: message.into(),
-        }
+        Problem { code, message: message.into() }
     }
 }
 
@@ -150,10 +140,7 @@ pub(crate) struct Scan {
 impl Scan {
     /// The skill of this exact name.
     pub(crate) fn skill(&self, name: &str) -> Option<&Skill> {
-        let at = self
-            .skills
-            .binary_search_by(|skill| skill.name.as_str().cmp(name))
-            .ok()?;
+        let at = self.skills.binary_search_by(|skill| skill.name.as_str().cmp(name)).ok()?;
         self.skills.get(at)
     }
 }
@@ -162,10 +149,7 @@ impl Scan {
 /// Blocks on the file system; a few milliseconds for a hundred skills.
 pub(crate) fn scan(roots: &[Root], host: &Host) -> Scan {
     let found = folder::find(roots);
-    let mut scan = Scan {
-        skills: Vec::new(),
-        rejected: found.rejected,
-    };
+    let mut scan = Scan { skills: Vec::new(), rejected: found.rejected };
     let mut seen = gate::Seen::default();
     let mut taken: BTreeMap<String, PathBuf> = BTreeMap::new();
     for dir in found.folders {
@@ -173,11 +157,7 @@ pub(crate) fn scan(roots: &[Root], host: &Host) -> Scan {
             None => Ok(skill),
             Some(first) => Err(Problem::new(
                 "DUPLICATE_NAME",
-                format!(
-                    "a skill named {:?} was already found in {}, which comes first",
-                    skill.name,
-                    first.display()
-                ),
+                format!("a skill named {:?} was already found in {}, which comes first", skill.name, first.display()),
             )),
         });
         match skill {
@@ -185,10 +165,7 @@ pub(crate) fn scan(roots: &[Root], host: &Host) -> Scan {
                 taken.insert(skill.name.clone(), dir);
                 scan.skills.push(skill);
             }
-            Err(problem) => scan.rejected.push(Rejected {
-                path: dir.join("SKILL.md"),
-                problem,
-            }),
+            Err(problem) => scan.rejected.push(Rejected { path: dir.join("SKILL.md"), problem }),
         }
     }
     scan.skills.sort_by(|a, b| a.name.cmp(&b.name));
@@ -198,18 +175,10 @@ pub(crate) fn scan(roots: &[Root], host: &Host) -> Scan {
 /// Reads one skill folder.
 fn read(dir: &Path, host: &Host, seen: &mut gate::Seen) -> Result<Skill, Problem> {
     let mut fields = frontmatter::parse(&folder::read(dir)?)?;
-    let fallback = || {
-        dir.file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default()
-    };
-    let name = fields
-        .remove("name")
-        .filter(|name| !name.is_empty())
-        .unwrap_or_else(fallback);
+    let fallback = || dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = fields.remove("name").filter(|name| !name.is_empty()).unwrap_or_else(fallback);
     let description = fields.remove("description").filter(|text| !text.is_empty());
-    let description =
-        description.ok_or_else(|| Problem::new("NO_DESCRIPTION", "description is required"))?;
+    let description = description.ok_or_else(|| Problem::new("NO_DESCRIPTION", "description is required"))?;
     check_name(&name)?;
     let metadata = manifest::metadata(&fields);
     let mut demands = manifest::manifest(&metadata);
@@ -219,23 +188,13 @@ fn read(dir: &Path, host: &Host, seen: &mut gate::Seen) -> Result<Skill, Problem
     let missing = gate::judge(&demands, host, seen);
     let content = folder::content_hash(dir);
     let mut field = |key: &str| fields.remove(key).filter(|text| !text.is_empty());
-    let tags = if declared.tags.is_empty() {
-        field("tags")
-            .map(|text| tag_list(&text))
-            .unwrap_or_default()
-    } else {
-        declared.tags
-    };
+    let tags = if declared.tags.is_empty() { field("tags").map(|text| tag_list(&text)).unwrap_or_default() } else { declared.tags };
     Ok(Skill {
         version: declared.version.or_else(|| field("version")),
         category: declared.category.or_else(|| field("category")),
         name,
         description,
-        tags: tags
-            .into_iter()
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .collect(),
+        tags: tags.into_iter().collect::<BTreeSet<_>>().into_iter().collect(),
         depends: declared.depends,
         resources: declared.resources,
         dir: dir.to_owned(),
@@ -254,24 +213,17 @@ fn read(dir: &Path, host: &Host, seen: &mut gate::Seen) -> Result<Skill, Problem
 /// OpenClaw takes any name; the mesh needs one that it can print, advertise and tell from its own.
 fn check_name(name: &str) -> Result<(), Problem> {
     if RESERVED_NAMES.contains(&name) {
-        return Err(Problem::new(
-            "RESERVED_NAME",
-            format!("the name {name:?} belongs to a builtin of the mesh; choose another"),
-        ));
+        return Err(Problem::new("RESERVED_NAME", format!("the name {name:?} belongs to a builtin of the mesh; choose another")));
     }
     if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
-        return Err(Problem::new(
-            "BAD_NAME",
-            format!("a name must have 1 to {NAME_BYTES_MAX} bytes and no control characters"),
-        ));
+        return Err(Problem::new("BAD_NAME", format!("a name must have 1 to {NAME_BYTES_MAX} bytes and no control characters")));
     }
     Ok(())
 }
 
 /// Tags at the top of a front matter, where publishing sites put them: a list, or texts with commas.
 fn tag_list(text: &str) -> Vec<String> {
-    let value =
-        serde_json::from_str(text).unwrap_or_else(|_| serde_json::Value::String(text.to_owned()));
+    let value = serde_json::from_str(text).unwrap_or_else(|_| serde_json::Value::String(text.to_owned()));
     manifest::strings(Some(&value))
 }
 
@@ -288,11 +240,7 @@ impl Library {
     pub(crate) fn open(roots: Vec<Root>) -> Library {
         let host = Host::current();
         let fingerprint = folder::fingerprint(&roots, &host.path);
-        Library {
-            scan: scan(&roots, &host),
-            roots,
-            fingerprint,
-        }
+        Library { scan: scan(&roots, &host), roots, fingerprint }
     }
 
     /// The latest scan.

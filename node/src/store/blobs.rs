@@ -68,9 +68,7 @@ pub(crate) enum BlobError {
         found: BlobHash,
     },
     /// The file rotted on the disk; it has been removed so that it can be fetched again.
-    #[error(
-        "blob {0} was damaged on the disk and has been removed; it is fetched again when a peer has it"
-    )]
+    #[error("blob {0} was damaged on the disk and has been removed; it is fetched again when a peer has it")]
     Damaged(BlobHash),
     /// Longer than the caller wants to take.
     #[error("the blob is longer than {max} bytes")]
@@ -152,6 +150,7 @@ impl Blobs {
     ///
     /// # Errors
     /// [`BlobError::Lies`] when the name is not theirs, otherwise as [`Blobs::put`].
+    #[cfg(test)]
     pub(crate) fn put_as(&self, expected: BlobHash, bytes: &[u8]) -> Result<(), BlobError> {
         let found = BlobHash::of(bytes);
         if found != expected {
@@ -241,9 +240,7 @@ impl Blobs {
             return Err(BlobError::TooLong { max });
         }
         let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or_default());
-        file.take(len)
-            .read_to_end(&mut bytes)
-            .map_err(io_error("read"))?;
+        file.take(len).read_to_end(&mut bytes).map_err(io_error("read"))?;
         if BlobHash::of(&bytes) != hash {
             self.remove(hash)?;
             return Err(BlobError::Damaged(hash));
@@ -278,13 +275,9 @@ impl Blobs {
     /// Goes through all blobs, in no order and without holding them in memory. Entries that
     /// vanish meanwhile and files that are no blobs are left out.
     pub(crate) fn list(&self) -> impl Iterator<Item = BlobInfo> + use<> {
-        let fans = fs::read_dir(&self.inner.dir)
-            .into_iter()
-            .flatten()
-            .flatten();
-        fans.filter(|fan| fan.file_name().len() == 2)
-            .flat_map(|fan| fs::read_dir(fan.path()).into_iter().flatten().flatten())
-            .filter_map(|entry| {
+        let fans = fs::read_dir(&self.inner.dir).into_iter().flatten().flatten();
+        fans.filter(|fan| fan.file_name().len() == 2).flat_map(|fan| fs::read_dir(fan.path()).into_iter().flatten().flatten()).filter_map(
+            |entry| {
                 let parent = entry.path();
                 let fan = parent.parent()?.file_name()?.to_str()?;
                 let name = [fan, entry.file_name().to_str()?].concat();
@@ -294,7 +287,8 @@ impl Blobs {
                     len: meta.len(),
                     written: meta.modified().ok()?,
                 })
-            })
+            },
+        )
     }
 
     fn path(&self, hash: BlobHash) -> PathBuf {
@@ -307,12 +301,7 @@ impl Blobs {
         let n = self.inner.next_tmp.fetch_add(1, Ordering::Relaxed);
         let path = self.inner.dir.join(TMP).join(n.to_string());
         let file = File::create_new(&path).map_err(io_error("write"))?;
-        Ok(Draft {
-            path,
-            file,
-            hasher: blake3::Hasher::new(),
-            len: 0,
-        })
+        Ok(Draft { path, file, hasher: blake3::Hasher::new(), len: 0 })
     }
 
     fn publish(&self, draft: Draft, expected: Option<BlobHash>) -> Result<BlobHash, BlobError> {
@@ -345,10 +334,7 @@ impl Blobs {
         permit.map_err(|e| io_error("queue")(io::Error::other(e)))
     }
 
-    async fn blocking<T: Send + 'static>(
-        &self,
-        run: impl FnOnce(&Blobs) -> Result<T, BlobError> + Send + 'static,
-    ) -> Result<T, BlobError> {
+    async fn blocking<T: Send + 'static>(&self, run: impl FnOnce(&Blobs) -> Result<T, BlobError> + Send + 'static) -> Result<T, BlobError> {
         let permit = self.permit().await?;
         let blobs = self.clone();
         let done = tokio::task::spawn_blocking(move || {
@@ -387,11 +373,7 @@ fn io_error(doing: &'static str) -> impl Fn(io::Error) -> BlobError {
 }
 
 fn missing_or(hash: BlobHash, doing: &'static str, e: io::Error) -> BlobError {
-    if e.kind() == io::ErrorKind::NotFound {
-        BlobError::Missing(hash)
-    } else {
-        io_error(doing)(e)
-    }
+    if e.kind() == io::ErrorKind::NotFound { BlobError::Missing(hash) } else { io_error(doing)(e) }
 }
 
 fn flatten<T>(done: Result<Result<T, BlobError>, JoinError>) -> Result<T, BlobError> {
@@ -418,10 +400,7 @@ mod tests {
         let hash = blobs.put(b"payload").unwrap();
         assert_eq!(blobs.put(b"payload").unwrap(), hash);
         assert_eq!(blobs.read(hash, 7).unwrap(), b"payload");
-        assert!(matches!(
-            blobs.read(hash, 6),
-            Err(BlobError::TooLong { max: 6 })
-        ));
+        assert!(matches!(blobs.read(hash, 6), Err(BlobError::TooLong { max: 6 })));
         let listed: Vec<_> = blobs.list().map(|b| (b.hash, b.len)).collect();
         assert_eq!(listed, [(hash, 7)]);
         assert!(blobs.has(hash));
@@ -476,10 +455,7 @@ mod tests {
         assert_eq!(blobs.read_async(hash, len).await.unwrap(), content);
         assert_eq!(blobs.put_async(content.clone()).await.unwrap(), hash);
 
-        let lie = blobs
-            .put_stream(&content[1..], len, Some(hash))
-            .await
-            .unwrap_err();
+        let lie = blobs.put_stream(&content[1..], len, Some(hash)).await.unwrap_err();
         assert!(matches!(lie, BlobError::Lies { .. }), "{lie}");
         let long = blobs.put_stream(&content[..], len - 1, None).await;
         assert!(matches!(long, Err(BlobError::TooLong { .. })));

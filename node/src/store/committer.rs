@@ -32,11 +32,7 @@ const GROUP_BYTES_MAX: u64 = 1 << 20;
 const WITNESS_AGE_MAX: Duration = Duration::from_secs(1);
 /// How old the knowledge of the free space may be. Asking costs a microsecond on unix and
 /// milliseconds elsewhere.
-const ROOM_AGE_MAX: Duration = if cfg!(unix) {
-    Duration::ZERO
-} else {
-    WITNESS_AGE_MAX
-};
+const ROOM_AGE_MAX: Duration = if cfg!(unix) { Duration::ZERO } else { WITNESS_AGE_MAX };
 
 /// A set of changes that becomes durable as a whole: after a crash all of it is there or nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -156,25 +152,10 @@ impl Committer {
     ) -> std::io::Result<Committer> {
         let (jobs, taken) = sync_channel(QUEUE_BATCHES_MAX);
         let shared = Arc::new(Shared::default());
-        let worker = Worker {
-            engine,
-            side,
-            commits,
-            witnessed: Instant::now(),
-            space,
-            room_seen: None,
-            metrics,
-            on_done,
-            shared: shared.clone(),
-        };
-        let thread = std::thread::Builder::new()
-            .name("store".into())
-            .spawn(move || worker.run(&taken))?;
-        Ok(Committer {
-            queue: Mutex::new(Some(Queue { jobs, last: None })),
-            shared,
-            thread: Mutex::new(Some(thread)),
-        })
+        let worker =
+            Worker { engine, side, commits, witnessed: Instant::now(), space, room_seen: None, metrics, on_done, shared: shared.clone() };
+        let thread = std::thread::Builder::new().name("store".into()).spawn(move || worker.run(&taken))?;
+        Ok(Committer { queue: Mutex::new(Some(Queue { jobs, last: None })), shared, thread: Mutex::new(Some(thread)) })
     }
 
     /// Queues a batch; never blocks.
@@ -216,27 +197,17 @@ impl Committer {
     /// Commits what is queued and ends the thread.
     pub(super) fn stop(&self) -> Result<(), StoreBad> {
         *self.queue.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        let thread = self
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread
             && thread.join().is_err()
         {
-            self.shared.bad.get_or_init(|| StoreBad {
-                why: "BUG: the store thread panicked".into(),
-                full: false,
-            });
+            self.shared.bad.get_or_init(|| StoreBad { why: "BUG: the store thread panicked".into(), full: false });
         }
         self.failure().map_or(Ok(()), Err)
     }
 
     fn bad(&self) -> StoreBad {
-        self.failure().unwrap_or_else(|| StoreBad {
-            why: "it was closed".into(),
-            full: false,
-        })
+        self.failure().unwrap_or_else(|| StoreBad { why: "it was closed".into(), full: false })
     }
 }
 
@@ -275,14 +246,8 @@ impl Worker {
     fn run(mut self, jobs: &Receiver<Batch>) {
         let error = match caught(|| self.commit_all(jobs)) {
             Ok(Ok(())) => return,
-            Ok(Err(e)) => StoreBad {
-                full: is_full(&e),
-                why: e.to_string(),
-            },
-            Err(panic) => StoreBad {
-                why: panic,
-                full: false,
-            },
+            Ok(Err(e)) => StoreBad { full: is_full(&e), why: e.to_string() },
+            Err(panic) => StoreBad { why: panic, full: false },
         };
         tracing::error!("{error}");
         self.metrics.bad.set(1);
@@ -305,11 +270,7 @@ impl Worker {
                     let started = Instant::now();
                     let (upto, records) = self.commit_group(first, jobs)?;
                     let took = started.elapsed();
-                    (self.on_done)(Completion::Committed {
-                        upto,
-                        took,
-                        records,
-                    });
+                    (self.on_done)(Completion::Committed { upto, took, records });
                     if self.witnessed.elapsed() >= WITNESS_AGE_MAX {
                         self.witness(None)?;
                     }
@@ -339,18 +300,8 @@ impl Worker {
         Ok(())
     }
 
-    fn commit_group(
-        &mut self,
-        first: Batch,
-        jobs: &Receiver<Batch>,
-    ) -> std::io::Result<(u64, u64)> {
-        let mut group = Group {
-            upto: first.no,
-            batches: 0,
-            bytes: 0,
-            records: 0,
-            side: None,
-        };
+    fn commit_group(&mut self, first: Batch, jobs: &Receiver<Batch>) -> std::io::Result<(u64, u64)> {
+        let mut group = Group { upto: first.no, batches: 0, bytes: 0, records: 0, side: None };
         self.add(&mut group, first);
         while group.batches < GROUP_BATCHES_MAX && group.bytes < GROUP_BYTES_MAX {
             match jobs.try_recv() {
@@ -381,10 +332,7 @@ impl Worker {
 
     /// Asked before each commit, so that the database itself never meets the end of the disk.
     fn check_room(&mut self, bytes: u64) -> std::io::Result<()> {
-        if self
-            .room_seen
-            .is_some_and(|seen| seen.elapsed() < ROOM_AGE_MAX)
-        {
+        if self.room_seen.is_some_and(|seen| seen.elapsed() < ROOM_AGE_MAX) {
             return Ok(());
         }
         if self.space.check()?.usable() < bytes {
@@ -409,10 +357,7 @@ impl Worker {
                 let copy = [&counter.to_le_bytes(), side.as_slice()].concat();
                 self.engine.put(KEY_SIDE, &copy);
             }
-            let mark = Mark {
-                store_id: self.side.state().store_id,
-                commits: self.commits.saturating_add(1),
-            };
+            let mark = Mark { store_id: self.side.state().store_id, commits: self.commits.saturating_add(1) };
             self.engine.put(KEY_STORE, &mark.encode());
             let fsync = self.engine.commit()?;
             self.commits = mark.commits;
@@ -433,21 +378,13 @@ fn is_full(e: &std::io::Error) -> bool {
 
 fn check_sizes(batch: &Batch) -> Result<(), Refused> {
     let within = |what, len, max| {
-        if (1..=max).contains(&len) {
-            Ok(())
-        } else {
-            Err(Refused::Size { what, len, max })
-        }
+        if (1..=max).contains(&len) { Ok(()) } else { Err(Refused::Size { what, len, max }) }
     };
     let keys = batch.puts.iter().map(|(k, _)| k).chain(&batch.dels);
     for key in keys {
         within("a key", key.len(), KEY_LEN_MAX)?;
         if key.first() == Some(&RESERVED_PREFIX) {
-            return Err(Refused::Size {
-                what: "a key with a zero byte in front",
-                len: key.len(),
-                max: 0,
-            });
+            return Err(Refused::Size { what: "a key with a zero byte in front", len: key.len(), max: 0 });
         }
     }
     for (_, value) in &batch.puts {
@@ -458,11 +395,7 @@ fn check_sizes(batch: &Batch) -> Result<(), Refused> {
     }
     let bytes = batch.bytes();
     if bytes > BATCH_BYTES_MAX {
-        return Err(Refused::Size {
-            what: "a batch",
-            len: bytes as usize,
-            max: BATCH_BYTES_MAX as usize,
-        });
+        return Err(Refused::Size { what: "a batch", len: bytes as usize, max: BATCH_BYTES_MAX as usize });
     }
     Ok(())
 }

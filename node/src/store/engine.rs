@@ -56,13 +56,7 @@ pub(super) enum Scanned<'a> {
 impl Engine {
     /// Opens or creates the database in `dir`. New names are durable when this returns.
     pub(super) fn open(dir: &Path, cache: u64, faults: Faults) -> Result<Engine, OpenFailure> {
-        let opened = quietly(|| {
-            sled::Config::new()
-                .path(dir)
-                .cache_capacity(cache)
-                .flush_every_ms(Some(FLUSH_EVERY_MS))
-                .open()
-        });
+        let opened = quietly(|| sled::Config::new().path(dir).cache_capacity(cache).flush_every_ms(Some(FLUSH_EVERY_MS)).open());
         let db = match opened {
             Ok(Ok(db)) => db,
             Ok(Err(e)) => return Err(classify(e)),
@@ -81,13 +75,7 @@ impl Engine {
         if stray {
             tracing::error!("BUG: sled has written blob files in {}", dir.display());
         }
-        Ok(Engine {
-            db,
-            data,
-            batch: sled::Batch::default(),
-            scratch: Vec::with_capacity(format::ENCODED_LEN_MAX),
-            faults,
-        })
+        Ok(Engine { db, data, batch: sled::Batch::default(), scratch: Vec::with_capacity(format::ENCODED_LEN_MAX), faults })
     }
 
     /// Adds a write to the open batch. A later one of the same key wins.
@@ -180,18 +168,12 @@ fn classify(error: sled::Error) -> OpenFailure {
         return OpenFailure::Damaged(error.to_string());
     };
     let damaged = match e.kind() {
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
-            true
-        }
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => true,
         // sled wraps a held file lock and its own checks of the content alike in `Other`.
         io::ErrorKind::Other => !is_locked(&e),
         _ => is_bad_disk(&e),
     };
-    if damaged {
-        OpenFailure::Damaged(e.to_string())
-    } else {
-        OpenFailure::Refused(e)
-    }
+    if damaged { OpenFailure::Damaged(e.to_string()) } else { OpenFailure::Refused(e) }
 }
 
 /// Another opening, of this process or another one, has the database.

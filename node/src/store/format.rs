@@ -41,10 +41,7 @@ impl Mark {
 
     pub(super) fn decode(value: &[u8]) -> Option<Mark> {
         let (store_id, commits) = value.split_first_chunk()?;
-        Some(Mark {
-            store_id: u64::from_be_bytes(*store_id),
-            commits: u64::from_be_bytes(commits.try_into().ok()?),
-        })
+        Some(Mark { store_id: u64::from_be_bytes(*store_id), commits: u64::from_be_bytes(commits.try_into().ok()?) })
     }
 }
 

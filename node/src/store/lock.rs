@@ -31,9 +31,7 @@ pub(crate) enum LockError {
         pid: Option<u32>,
     },
     /// The lock file could not be made or locked.
-    #[error(
-        "cannot lock {path}: {source}; check that the directory may be written and that its file system knows file locks"
-    )]
+    #[error("cannot lock {path}: {source}; check that the directory may be written and that its file system knows file locks")]
     Io {
         /// The lock file.
         path: PathBuf,
@@ -49,25 +47,13 @@ impl HomeLock {
     /// [`LockError::Held`] when another process (or another value in this one) has it.
     pub(crate) fn take(home: &Path) -> Result<HomeLock, LockError> {
         let path = home.join(LOCK_FILE);
-        let failed = |source| LockError::Io {
-            path: path.clone(),
-            source,
-        };
+        let failed = |source| LockError::Io { path: path.clone(), source };
         fsx::create_dir_durably(home).map_err(failed)?;
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(failed)?;
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(LockError::Held {
-                    home: home.to_path_buf(),
-                    pid: holder(&mut file),
-                });
+                return Err(LockError::Held { home: home.to_path_buf(), pid: holder(&mut file) });
             }
             Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
@@ -98,10 +84,7 @@ mod tests {
         let home = dir.path().join("new/home");
         let first = HomeLock::take(&home).unwrap();
         let refused = HomeLock::take(&home).unwrap_err();
-        assert!(
-            matches!(refused, LockError::Held { pid: Some(p), .. } if p == std::process::id()),
-            "{refused}"
-        );
+        assert!(matches!(refused, LockError::Held { pid: Some(p), .. } if p == std::process::id()), "{refused}");
         assert!(refused.to_string().contains("--home"));
         drop(first);
         HomeLock::take(&home).unwrap();

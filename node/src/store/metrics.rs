@@ -26,31 +26,11 @@ impl StoreMetrics {
     /// Makes the figures and registers them as `store_*` in `registry`.
     pub(crate) fn new(registry: &mut Registry) -> StoreMetrics {
         let m = StoreMetrics::default();
-        registry.register(
-            "store_fsync_seconds",
-            "Time of one fsync of the database file",
-            m.fsync_seconds.clone(),
-        );
-        registry.register(
-            "store_commit_batches",
-            "Batches merged into one commit",
-            m.group_batches.clone(),
-        );
-        registry.register(
-            "store_records_written",
-            "Records put or removed, durably",
-            m.records_written.clone(),
-        );
-        registry.register(
-            "store_side_writes",
-            "Changes of the side file made durable",
-            m.side_writes.clone(),
-        );
-        registry.register(
-            "store_bad",
-            "1 once the store has failed and takes no more writes",
-            m.bad.clone(),
-        );
+        registry.register("store_fsync_seconds", "Time of one fsync of the database file", m.fsync_seconds.clone());
+        registry.register("store_commit_batches", "Batches merged into one commit", m.group_batches.clone());
+        registry.register("store_records_written", "Records put or removed, durably", m.records_written.clone());
+        registry.register("store_side_writes", "Changes of the side file made durable", m.side_writes.clone());
+        registry.register("store_bad", "1 once the store has failed and takes no more writes", m.bad.clone());
         m
     }
 

@@ -33,16 +33,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub(crate) use blobs::{BLOB_LEN_MAX, BlobError, BlobHash, Blobs};
-pub(crate) use committer::{
-    BATCH_BYTES_MAX, Batch, Completion, OnDone, QUEUE_BATCHES_MAX, QUEUE_BYTES_MAX, Refused,
-    StoreBad,
-};
+pub(crate) use blobs::{BlobHash, Blobs};
+#[cfg(test)]
+use committer::QUEUE_BATCHES_MAX;
+pub(crate) use committer::{Batch, Completion, OnDone, Refused, StoreBad};
 use faults::Faults;
-pub(crate) use format::{FORMAT_VERSION, KEY_LEN_MAX, VALUE_LEN_MAX};
+#[cfg(test)]
+use format::{KEY_LEN_MAX, VALUE_LEN_MAX};
 pub(crate) use lock::{HomeLock, LockError};
 pub(crate) use metrics::StoreMetrics;
-pub(crate) use side::SIDE_LEN_MAX;
+#[cfg(test)]
+use side::SIDE_LEN_MAX;
 pub(crate) use space::Space;
 
 /// The key under which the caller keeps its high water mark, in every batch that raises it: the
@@ -58,6 +59,10 @@ pub(crate) struct Options {
     pub(crate) rewrite_floor_bytes: u64,
     /// Cap of the ballast in bytes, 64 MiB by default; 0 keeps none.
     pub(crate) ballast_max_bytes: u64,
+    /// Starts are counted from here when no side file says how many there were; 0 by default.
+    /// Others take a start with a number that they know for an old one, so a node whose key is
+    /// older than its store gives a number above all it can have had: the seconds since 1970.
+    pub(crate) boot_floor: u64,
     /// Where completions go. Called on the committer's thread; must not block.
     pub(crate) on_done: OnDone,
     /// Figures to keep.
@@ -73,6 +78,7 @@ impl Options {
             cache_bytes: 64 << 20,
             rewrite_floor_bytes: 256_000_000,
             ballast_max_bytes: 64 << 20,
+            boot_floor: 0,
             on_done,
             metrics: StoreMetrics::default(),
             faults: Faults::default(),
@@ -116,9 +122,7 @@ pub(crate) struct OpenReport {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
     /// The operating system refused something.
-    #[error(
-        "cannot {doing} {path}: {source}; check owner, permissions and free space of the store directory"
-    )]
+    #[error("cannot {doing} {path}: {source}; check owner, permissions and free space of the store directory")]
     Io {
         /// What was being done, as a verb.
         doing: &'static str,
@@ -152,9 +156,7 @@ pub(crate) enum StoreError {
         known: u16,
     },
     /// Even a new database could not be made.
-    #[error(
-        "cannot make a database in {path}: {why}; start the node again, and check the disk if that does not help"
-    )]
+    #[error("cannot make a database in {path}: {why}; start the node again, and check the disk if that does not help")]
     Engine {
         /// The database directory.
         path: PathBuf,
@@ -180,43 +182,19 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the system refuses or the data is of a newer program. Damage is no
     /// error: it is repaired or set aside, and told in [`Opened::report`].
-    pub(crate) fn open(
-        dir: &Path,
-        options: Options,
-        hw_check: impl Fn(&[u8], Option<&[u8]>) -> bool,
-    ) -> Result<Opened, StoreError> {
-        let io = |doing| {
-            move |source| StoreError::Io {
-                doing,
-                path: dir.to_path_buf(),
-                source,
-            }
-        };
+    pub(crate) fn open(dir: &Path, options: Options, hw_check: impl Fn(&[u8], Option<&[u8]>) -> bool) -> Result<Opened, StoreError> {
+        let io = |doing| move |source| StoreError::Io { doing, path: dir.to_path_buf(), source };
         fsx::create_dir_durably(dir).map_err(io("create"))?;
         // First of all, because on a full disk the ballast is what the repairs are written in.
-        let space = Arc::new(space::SpaceGuard::new(
-            dir,
-            options.ballast_max_bytes,
-            options.faults.clone(),
-        ));
+        let space = Arc::new(space::SpaceGuard::new(dir, options.ballast_max_bytes, options.faults.clone()));
         let found = recover::recover(dir, &options, &space, &hw_check)?;
         let blobs = Blobs::open(&dir.join("blobs")).map_err(io("open the blobs in"))?;
         let state = found.side.state().clone();
-        let committer = committer::Committer::start(
-            found.engine,
-            found.side,
-            found.commits,
-            space.clone(),
-            options.metrics,
-            options.on_done,
-        )
-        .map_err(io("start the thread for"))?;
+        let committer =
+            committer::Committer::start(found.engine, found.side, found.commits, space.clone(), options.metrics, options.on_done)
+                .map_err(io("start the thread for"))?;
         Ok(Opened {
-            store: Store {
-                committer,
-                blobs,
-                space,
-            },
+            store: Store { committer, blobs, space },
             entries: found.entries,
             side: state.bytes,
             store_id: state.store_id,
@@ -231,11 +209,6 @@ impl Store {
     /// [`Refused`]; nothing of the batch was or will be written then.
     pub(crate) fn commit(&self, batch: Batch) -> Result<(), Refused> {
         self.committer.commit(batch)
-    }
-
-    /// The reason why the store takes no more writes, if it failed (rule D4).
-    pub(crate) fn failure(&self) -> Option<StoreBad> {
-        self.committer.failure()
     }
 
     /// The payload files.

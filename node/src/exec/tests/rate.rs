@@ -16,10 +16,7 @@ async fn spawn_rate_beside_a_plain_loop() {
         plain.sort_by(f64::total_cmp);
         ours.sort_by(f64::total_cmp);
         let (plain, ours) = (plain[ROUNDS / 2], ours[ROUNDS / 2]);
-        println!(
-            "{in_flight} in flight: plain {plain:.0}/s, executor {ours:.0}/s, {:.0} %",
-            100.0 * ours / plain
-        );
+        println!("{in_flight} in flight: plain {plain:.0}/s, executor {ours:.0}/s, {:.0} %", 100.0 * ours / plain);
     }
 }
 
@@ -31,13 +28,7 @@ fn plain_rate(in_flight: usize) -> f64 {
         for _ in 0..in_flight {
             scope.spawn(|| {
                 for _ in 0..SPAWNS / in_flight {
-                    assert!(
-                        std::process::Command::new("/bin/true")
-                            .output()
-                            .unwrap()
-                            .status
-                            .success()
-                    );
+                    assert!(std::process::Command::new("/bin/true").output().unwrap().status.success());
                 }
             });
         }

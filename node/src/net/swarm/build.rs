@@ -14,16 +14,11 @@ use super::{
 ///
 /// # Errors
 /// A part refused its configuration.
-pub(super) fn build_swarm(
-    config: &NetConfig,
-    local: PeerId,
-    registry: &mut Registry,
-) -> Result<Swarm<Behaviour>, NetError> {
+pub(super) fn build_swarm(config: &NetConfig, local: PeerId, registry: &mut Registry) -> Result<Swarm<Behaviour>, NetError> {
     let keypair = config.identity.keypair();
     let setup = |what: &str, e: String| NetError::Setup(format!("{what}: {e}"));
     let mesh_id = ticket::mesh_id(&config.key, &config.mesh_name);
-    let transport = transport::build(keypair, config.key, mesh_id)
-        .map_err(|e| setup("noise", e.to_string()))?;
+    let transport = transport::build(keypair, config.key, mesh_id).map_err(|e| setup("noise", e.to_string()))?;
     let limits = connection_limits::ConnectionLimits::default()
         .with_max_pending_incoming(Some(PENDING_INCOMING_MAX))
         .with_max_established(Some(ESTABLISHED_MAX))
@@ -52,11 +47,7 @@ pub(super) fn build_swarm(
 
 /// Where to listen: everywhere, or on this host only.
 pub(super) fn listen_addr(port: u16, loopback_only: bool) -> Multiaddr {
-    let host = if loopback_only {
-        Ipv4Addr::LOCALHOST
-    } else {
-        Ipv4Addr::UNSPECIFIED
-    };
+    let host = if loopback_only { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
     Multiaddr::from(host).with(Protocol::Tcp(port))
 }
 

@@ -35,37 +35,19 @@ impl Loop {
         let now = Instant::now();
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event, now),
-            SwarmEvent::ConnectionEstablished {
-                peer_id,
-                connection_id,
-                endpoint,
-                ..
-            } => {
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.on_connected(peer_id, connection_id, &endpoint, now);
             }
-            SwarmEvent::ConnectionClosed {
-                peer_id,
-                connection_id,
-                num_established,
-                ..
-            } => {
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, .. } => {
                 self.on_closed(peer_id, connection_id, now);
                 if num_established == 0 {
                     self.bulk_places.remove(&peer_id);
                 }
             }
-            SwarmEvent::OutgoingConnectionError {
-                connection_id,
-                peer_id,
-                error,
-            } => {
+            SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
                 self.on_dial_failed(connection_id, peer_id, error, now);
             }
-            SwarmEvent::IncomingConnectionError {
-                error,
-                send_back_addr,
-                ..
-            } => {
+            SwarmEvent::IncomingConnectionError { error, send_back_addr, .. } => {
                 if matches!(error, ListenError::Transport(_)) {
                     self.shared.counters.handshake(Direction::Inbound);
                 }
@@ -74,11 +56,7 @@ impl Loop {
             SwarmEvent::NewListenAddr { address, .. } => self.on_listening(address),
             SwarmEvent::ExpiredListenAddr { address, .. } => {
                 self.swarm.remove_external_address(&address);
-                self.shared
-                    .addresses
-                    .write()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .retain(|a| *a != address);
+                self.shared.addresses.write().unwrap_or_else(PoisonError::into_inner).retain(|a| *a != address);
                 self.tell(NetEvent::Unlistening { addr: address });
             }
             SwarmEvent::ListenerClosed { reason: Err(e), .. } => {
@@ -96,19 +74,10 @@ impl Loop {
 
     fn on_behaviour(&mut self, event: BehaviourEvent, now: Instant) {
         match event {
-            BehaviourEvent::Lane(lane::Event::Stream {
-                peer,
-                conn,
-                protocol,
-                stream,
-            }) => {
+            BehaviourEvent::Lane(lane::Event::Stream { peer, conn, protocol, stream }) => {
                 if protocol == lane::BULK {
                     self.on_bulk(peer, conn, stream);
-                } else if let Some(held) = self
-                    .conns
-                    .get_mut(&conn)
-                    .filter(|c| c.lane == LaneState::None)
-                {
+                } else if let Some(held) = self.conns.get_mut(&conn).filter(|c| c.lane == LaneState::None) {
                     held.lane = LaneState::Running;
                     tokio::spawn(link::run(self.common.clone(), held.raw, peer, conn, stream));
                 }
@@ -127,12 +96,7 @@ impl Loop {
             }
             BehaviourEvent::Identify(event) => {
                 self.metrics.record(&event);
-                if let identify::Event::Received {
-                    connection_id,
-                    peer_id,
-                    info,
-                } = event
-                {
+                if let identify::Event::Received { connection_id, peer_id, info } = event {
                     self.on_identified(connection_id, peer_id, info.listen_addrs, now);
                 }
             }
@@ -146,13 +110,7 @@ impl Loop {
         }
     }
 
-    fn on_connected(
-        &mut self,
-        peer: PeerId,
-        conn: ConnectionId,
-        endpoint: &ConnectedPoint,
-        now: Instant,
-    ) {
+    fn on_connected(&mut self, peer: PeerId, conn: ConnectionId, endpoint: &ConnectedPoint, now: Instant) {
         let Some(raw) = raw(&peer) else {
             tracing::debug!(%peer, "a member with a key that is not ed25519 was refused");
             self.swarm.close_connection(conn);
@@ -162,23 +120,9 @@ impl Loop {
             ConnectedPoint::Dialer { address, .. } => (true, split_peer(address.clone()).0),
             ConnectedPoint::Listener { send_back_addr, .. } => (false, send_back_addr.clone()),
         };
-        self.book
-            .connected(conn, peer, we_dialed.then(|| remote.clone()), now);
-        let redundant = we_dialed
-            && self
-                .conns
-                .values()
-                .any(|c| c.peer == peer && c.we_dialed && c.is_promising());
-        let held = Conn {
-            peer,
-            raw,
-            we_dialed,
-            remote,
-            since: now,
-            doomed: false,
-            closed: false,
-            lane: LaneState::None,
-        };
+        self.book.connected(conn, peer, we_dialed.then(|| remote.clone()), now);
+        let redundant = we_dialed && self.conns.values().any(|c| c.peer == peer && c.we_dialed && c.is_promising());
+        let held = Conn { peer, raw, we_dialed, remote, since: now, doomed: false, closed: false, lane: LaneState::None };
         self.conns.insert(conn, held);
         if redundant {
             self.close_duplicate(conn);
@@ -187,13 +131,7 @@ impl Loop {
         }
     }
 
-    fn on_dial_failed(
-        &mut self,
-        conn: ConnectionId,
-        peer: Option<PeerId>,
-        error: DialError,
-        now: Instant,
-    ) {
+    fn on_dial_failed(&mut self, conn: ConnectionId, peer: Option<PeerId>, error: DialError, now: Instant) {
         self.book.failed(conn, now);
         let refused = match error {
             DialError::LocalPeerId { address } => {
@@ -243,10 +181,7 @@ impl Loop {
         if self.bad_handshakes.len() >= BAD_HANDSHAKES_MAX {
             self.bad_handshakes.clear();
         }
-        let times = self
-            .bad_handshakes
-            .entry(split_peer(addr.clone()).0)
-            .or_default();
+        let times = self.bad_handshakes.entry(split_peer(addr.clone()).0).or_default();
         *times = times.saturating_add(1);
         if *times == WRONG_KEY_HINT_AFTER {
             tracing::warn!(%addr, "somebody answers there and no connection comes about, again and again: wrong network key?");
@@ -262,11 +197,7 @@ impl Loop {
             // Without external addresses provider records would not say where we are.
             self.swarm.add_external_address(addr.clone());
         }
-        self.shared
-            .addresses
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(addr.clone());
+        self.shared.addresses.write().unwrap_or_else(PoisonError::into_inner).push(addr.clone());
         self.tell(NetEvent::Listening { addr });
         if let Some(listening) = self.listening.take() {
             let _ = listening.send(Ok(()));
@@ -278,46 +209,26 @@ impl Loop {
         if !std::mem::take(&mut self.want_ip6) {
             return;
         }
-        let port = addr.iter().find_map(|p| {
-            if let Protocol::Tcp(port) = p {
-                Some(port)
-            } else {
-                None
-            }
-        });
-        let ip6 =
-            Multiaddr::from(Ipv6Addr::UNSPECIFIED).with(Protocol::Tcp(port.unwrap_or_default()));
+        let port = addr.iter().find_map(|p| if let Protocol::Tcp(port) = p { Some(port) } else { None });
+        let ip6 = Multiaddr::from(Ipv6Addr::UNSPECIFIED).with(Protocol::Tcp(port.unwrap_or_default()));
         match self.swarm.listen_on(ip6) {
             Ok(listener) => self.listeners.push(listener),
             Err(e) => tracing::debug!(error = %e, "no IPv6 here"),
         }
     }
 
-    fn on_identified(
-        &mut self,
-        conn: ConnectionId,
-        peer: PeerId,
-        addrs: Vec<Multiaddr>,
-        now: Instant,
-    ) {
+    fn on_identified(&mut self, conn: ConnectionId, peer: PeerId, addrs: Vec<Multiaddr>, now: Instant) {
         let Some(conn) = self.conns.get(&conn) else {
             return;
         };
         let (raw, same_host) = (conn.raw, is_loopback(&conn.remote));
         // Another host's 127.0.0.1 would be ourselves.
-        let addrs: Vec<_> = addrs
-            .into_iter()
-            .map(|a| split_peer(a).0)
-            .filter(|a| same_host || !is_loopback(a))
-            .collect();
+        let addrs: Vec<_> = addrs.into_iter().map(|a| split_peer(a).0).filter(|a| same_host || !is_loopback(a)).collect();
         let Some((addrs, news)) = self.book.learned(peer, addrs, now) else {
             return;
         };
         for addr in &addrs {
-            self.swarm
-                .behaviour_mut()
-                .kad
-                .add_address(&peer, addr.clone());
+            self.swarm.behaviour_mut().kad.add_address(&peer, addr.clone());
         }
         if news && self.out.len() < BACKLOG_MAX {
             self.tell(NetEvent::Learned { peer: raw, addrs });
@@ -336,11 +247,7 @@ impl Loop {
                 } else if self.out.len() >= BACKLOG_MAX {
                     self.shared.counters.drop(DropReason::GossipBacklog);
                 } else {
-                    self.tell(NetEvent::Gossip {
-                        source,
-                        topic,
-                        bytes: message.data.into(),
-                    });
+                    self.tell(NetEvent::Gossip { source, topic, bytes: message.data.into() });
                 }
             }
             gossipsub::Event::Subscribed { peer_id, topic } => {
@@ -358,10 +265,7 @@ impl Loop {
         let Some(raw) = self.conns.get(&conn).map(|c| c.raw) else {
             return;
         };
-        let places = self
-            .bulk_places
-            .entry(peer)
-            .or_insert_with(|| Arc::new(Semaphore::new(bulk::STREAMS_PER_PEER_MAX)));
+        let places = self.bulk_places.entry(peer).or_insert_with(|| Arc::new(Semaphore::new(bulk::STREAMS_PER_PEER_MAX)));
         let counters = self.shared.counters.clone();
         let Ok(place) = places.clone().try_acquire_owned() else {
             counters.drop(DropReason::Bulk);

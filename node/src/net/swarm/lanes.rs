@@ -90,10 +90,7 @@ impl Loop {
         } else {
             self.doom(conn);
         }
-        let age = self
-            .roster
-            .age(&peer, now)
-            .filter(|_| self.roster.active(&peer) == Some(conn));
+        let age = self.roster.age(&peer, now).filter(|_| self.roster.active(&peer) == Some(conn));
         let acts = self.roster.ended(peer, conn);
         let lost = acts.contains(&Act::Lost);
         self.act(peer, acts, now);
@@ -122,12 +119,7 @@ impl Loop {
 
     /// Dials a peer again if nothing of it is left. `remote` is where its last lane led.
     fn redial(&mut self, peer: PeerId, remote: Option<&Multiaddr>, settled: bool, now: Instant) {
-        if self.roster.active(&peer).is_some()
-            || self
-                .conns
-                .values()
-                .any(|c| c.peer == peer && c.is_promising())
-        {
+        if self.roster.active(&peer).is_some() || self.conns.values().any(|c| c.peer == peer && c.is_promising()) {
             return;
         }
         if !self.book.lost(peer, remote, settled, now) {
@@ -157,29 +149,15 @@ impl Loop {
                 }
             }
         }
-        self.shared
-            .counters
-            .lanes
-            .set(i64::try_from(self.roster.len()).unwrap_or(i64::MAX));
+        self.shared.counters.lanes.set(i64::try_from(self.roster.len()).unwrap_or(i64::MAX));
     }
 
-    fn put_to_use(
-        &mut self,
-        peer: PeerId,
-        raw: Peer,
-        conn: ConnectionId,
-        reset: bool,
-        now: Instant,
-    ) {
+    fn put_to_use(&mut self, peer: PeerId, raw: Peer, conn: ConnectionId, reset: bool, now: Instant) {
         self.closing.remove(&peer);
         self.book.up(peer, now);
         // Nothing more goes to the old lane, and nothing to the new one before the upper layer could know of it.
         self.forget_lane(&raw);
-        let event = if reset {
-            NetEvent::Reset { peer: raw }
-        } else {
-            NetEvent::Up { peer: raw }
-        };
+        let event = if reset { NetEvent::Reset { peer: raw } } else { NetEvent::Up { peer: raw } };
         if !reset {
             self.index.hasten(now);
         }
@@ -187,12 +165,7 @@ impl Loop {
             && let Some(activate) = ready.activate.take()
         {
             let sender = ready.sender.clone();
-            self.out.push_back(Step::Begin {
-                event,
-                peer: raw,
-                sender,
-                activate,
-            });
+            self.out.push_back(Step::Begin { event, peer: raw, sender, activate });
         }
     }
 
@@ -209,11 +182,7 @@ impl Loop {
     }
 
     fn forget_lane(&mut self, peer: &Peer) {
-        self.shared
-            .lanes
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(peer);
+        self.shared.lanes.write().unwrap_or_else(PoisonError::into_inner).remove(peer);
     }
 
     pub(super) fn close_duplicate(&mut self, conn: ConnectionId) {

@@ -164,10 +164,7 @@ impl Loop {
         let mut swarm = build_swarm(&config, local, registry)?;
         let listener = swarm
             .listen_on(listen_addr(config.port, config.listen_loopback_only))
-            .map_err(|e| NetError::Listen {
-                port: config.port,
-                source: io::Error::other(e.to_string()),
-            })?;
+            .map_err(|e| NetError::Listen { port: config.port, source: io::Error::other(e.to_string()) })?;
         let mut book = Book::new(local);
         for (peer, addrs) in config.known {
             if let Some(id) = peer_id(&peer) {
@@ -179,12 +176,7 @@ impl Loop {
             let mut ports = vec![config.tailscale_port];
             ports.extend(Some(config.port).filter(|p| *p != 0 && *p != config.tailscale_port));
             let counters = shared.counters.clone();
-            tokio::spawn(discovery::tailscale(
-                command,
-                ports,
-                found_tx.clone(),
-                counters,
-            ));
+            tokio::spawn(discovery::tailscale(command, ports, found_tx.clone(), counters));
         }
         let (reports_tx, reports) = mpsc::channel(REPORTS_MAX);
         let common = Common {
@@ -309,11 +301,7 @@ impl Loop {
             Command::Publish(topic, bytes) => {
                 match behaviour.gossip.publish(topic.ident(), bytes) {
                     // Alone, or nobody subscribed yet: the upper layer publishes again when somebody does.
-                    Ok(_)
-                    | Err(
-                        gossipsub::PublishError::NoPeersSubscribedToTopic
-                        | gossipsub::PublishError::Duplicate,
-                    ) => {}
+                    Ok(_) | Err(gossipsub::PublishError::NoPeersSubscribedToTopic | gossipsub::PublishError::Duplicate) => {}
                     Err(e) => {
                         tracing::debug!(error = %e, "gossip was not published");
                         self.shared.counters.drop(DropReason::GossipPublish);
@@ -354,8 +342,7 @@ impl Loop {
     fn on_tick(&mut self) {
         let now = Instant::now();
         let nodes = self.roster.len() + 1;
-        self.index
-            .tick(&mut self.swarm.behaviour_mut().kad, now, nodes);
+        self.index.tick(&mut self.swarm.behaviour_mut().kad, now, nodes);
         for conn in self.roster.stale(now) {
             self.close_duplicate(conn);
         }
@@ -369,12 +356,7 @@ impl Loop {
             self.shared.counters.refuse(RefuseReason::BadHello);
             self.doom(conn);
         }
-        let over: Vec<_> = self
-            .closing
-            .iter()
-            .filter(|(_, deadline)| **deadline <= now)
-            .map(|(peer, _)| *peer)
-            .collect();
+        let over: Vec<_> = self.closing.iter().filter(|(_, deadline)| **deadline <= now).map(|(peer, _)| *peer).collect();
         for peer in over {
             self.down(peer, false);
         }
@@ -395,10 +377,7 @@ impl Loop {
                         self.book.is_self(addr);
                         continue;
                     }
-                    DialOpts::unknown_peer_id()
-                        .address(addr.clone())
-                        .allocate_new_port()
-                        .build()
+                    DialOpts::unknown_peer_id().address(addr.clone()).allocate_new_port().build()
                 }
             };
             let conn = opts.connection_id();
@@ -421,18 +400,10 @@ impl Loop {
 fn deliver(step: Step, permit: mpsc::Permit<'_, NetEvent>, lanes: &Lanes) {
     match step {
         Step::Tell(event) => permit.send(event),
-        Step::Begin {
-            event,
-            peer,
-            sender,
-            activate,
-        } => {
+        Step::Begin { event, peer, sender, activate } => {
             // If it ended meanwhile it takes no frames, and `Closed` is further back in the queue.
             if !activate.is_closed() {
-                lanes
-                    .write()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .insert(peer, sender);
+                lanes.write().unwrap_or_else(PoisonError::into_inner).insert(peer, sender);
             }
             permit.send(event);
             let _ = activate.send(());

@@ -28,17 +28,9 @@ struct Node {
 
 impl Node {
     async fn start(config: NetConfig) -> Self {
-        let (net, events) = Net::start(config.clone(), &mut Registry::default())
-            .await
-            .unwrap();
+        let (net, events) = Net::start(config.clone(), &mut Registry::default()).await.unwrap();
         let peer = config.identity.peer();
-        Self {
-            net,
-            events,
-            config,
-            peer,
-            learned: vec![],
-        }
+        Self { net, events, config, peer, learned: vec![] }
     }
 
     async fn alone() -> Self {
@@ -47,11 +39,7 @@ impl Node {
 
     /// Knows the others' addresses and not their ids.
     async fn with_seeds(others: &[&Node]) -> Self {
-        Self::start(NetConfig {
-            seeds: others.iter().map(|n| n.addr()).collect(),
-            ..config()
-        })
-        .await
+        Self::start(NetConfig { seeds: others.iter().map(|n| n.addr()).collect(), ..config() }).await
     }
 
     fn addr(&self) -> Multiaddr {
@@ -59,16 +47,7 @@ impl Node {
     }
 
     fn port(&self) -> u16 {
-        self.addr()
-            .iter()
-            .find_map(|p| {
-                if let Protocol::Tcp(port) = p {
-                    Some(port)
-                } else {
-                    None
-                }
-            })
-            .unwrap()
+        self.addr().iter().find_map(|p| if let Protocol::Tcp(port) = p { Some(port) } else { None }).unwrap()
     }
 
     /// The first event that fits; others are dropped.
@@ -84,9 +63,7 @@ impl Node {
                 }
             }
         };
-        timeout(DEADLINE, search)
-            .await
-            .unwrap_or_else(|_| panic!("no {what} in time"))
+        timeout(DEADLINE, search).await.unwrap_or_else(|_| panic!("no {what} in time"))
     }
 
     async fn up(&mut self, peer: Peer) {
@@ -98,23 +75,14 @@ impl Node {
         if let Some((_, addrs)) = self.learned.iter().rfind(|(peer, _)| *peer == from) {
             return addrs.clone();
         }
-        match self
-            .wait(
-                "Learned",
-                |e| matches!(e, NetEvent::Learned { peer, .. } if *peer == from),
-            )
-            .await
-        {
+        match self.wait("Learned", |e| matches!(e, NetEvent::Learned { peer, .. } if *peer == from)).await {
             NetEvent::Learned { addrs, .. } => addrs,
             other => panic!("{other:?}"),
         }
     }
 
     async fn frame(&mut self) -> Bytes {
-        match self
-            .wait("Frame", |e| matches!(e, NetEvent::Frame { .. }))
-            .await
-        {
+        match self.wait("Frame", |e| matches!(e, NetEvent::Frame { .. })).await {
             NetEvent::Frame { bytes, .. } => bytes,
             other => panic!("{other:?}"),
         }
@@ -129,11 +97,7 @@ impl Node {
 
     async fn connections(&self) -> usize {
         let (tx, rx) = oneshot::channel();
-        self.net
-            .commands
-            .send(Command::Connections(tx))
-            .await
-            .unwrap();
+        self.net.commands.send(Command::Connections(tx)).await.unwrap();
         rx.await.unwrap()
     }
 }
@@ -161,9 +125,7 @@ async fn eventually<F: Future<Output = bool>>(what: &str, mut ask: impl FnMut() 
             sleep(POLL).await;
         }
     };
-    timeout(DEADLINE, asking)
-        .await
-        .unwrap_or_else(|_| panic!("not in time: {what}"));
+    timeout(DEADLINE, asking).await.unwrap_or_else(|_| panic!("not in time: {what}"));
 }
 
 async fn pair() -> (Node, Node) {

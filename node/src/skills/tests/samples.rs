@@ -9,10 +9,7 @@ fn verdicts_agree_with_openclaw_on_the_samples() {
     let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/skills-sample");
     let samples = std::env::var_os("CLAWMESH_SKILL_SAMPLES").map_or(samples, PathBuf::from);
     if !samples.is_dir() {
-        println!(
-            "SKIPPED: {} is not there; set CLAWMESH_SKILL_SAMPLES to the folder with the samples",
-            samples.display()
-        );
+        println!("SKIPPED: {} is not there; set CLAWMESH_SKILL_SAMPLES to the folder with the samples", samples.display());
         return;
     }
     let mut wrong = Vec::new();
@@ -35,15 +32,7 @@ fn verdicts_agree_with_openclaw_on_the_samples() {
 fn differences(dir: &Path, expected: &Value) -> Vec<String> {
     let text = |key: &str| expected[key].as_str().unwrap_or_default().to_owned();
     let list = |value: &Value| -> Vec<String> {
-        value
-            .as_array()
-            .map(|list| {
-                list.iter()
-                    .filter_map(Value::as_str)
-                    .map(str::to_owned)
-                    .collect()
-            })
-            .unwrap_or_default()
+        value.as_array().map(|list| list.iter().filter_map(Value::as_str).map(str::to_owned).collect()).unwrap_or_default()
     };
     let mut differences = Vec::new();
     let mut compare = |what: &str, ours: String, theirs: String| {
@@ -55,9 +44,7 @@ fn differences(dir: &Path, expected: &Value) -> Vec<String> {
     let parsed = folder::read(dir).and_then(|text| frontmatter::parse(&text));
     let ours = match &parsed {
         Err(problem) => format!("reject:{}", problem.code),
-        Ok(fields) if fields.get("description").is_none_or(String::is_empty) => {
-            "reject:NO_DESCRIPTION".to_owned()
-        }
+        Ok(fields) if fields.get("description").is_none_or(String::is_empty) => "reject:NO_DESCRIPTION".to_owned(),
         Ok(_) => "ok".to_owned(),
     };
     compare("verdict", ours, verdict.clone());
@@ -72,45 +59,16 @@ fn differences(dir: &Path, expected: &Value) -> Vec<String> {
     keys.sort();
     wanted.sort();
     compare("keys", format!("{keys:?}"), format!("{wanted:?}"));
-    compare(
-        "name",
-        fields.get("name").cloned().unwrap_or_default(),
-        text("name"),
-    );
-    compare(
-        "description",
-        fields["description"].clone(),
-        text("description"),
-    );
+    compare("name", fields.get("name").cloned().unwrap_or_default(), text("name"));
+    compare("description", fields["description"].clone(), text("description"));
     let manifest = manifest::manifest(&manifest::metadata(&fields));
-    compare(
-        "hasManifest",
-        manifest.present.to_string(),
-        expected["hasManifest"].to_string(),
-    );
-    compare(
-        "always",
-        manifest.always.to_string(),
-        expected["always"].to_string(),
-    );
-    compare(
-        "os",
-        format!("{:?}", manifest.os),
-        format!("{:?}", list(&expected["os"])),
-    );
+    compare("hasManifest", manifest.present.to_string(), expected["hasManifest"].to_string());
+    compare("always", manifest.always.to_string(), expected["always"].to_string());
+    compare("os", format!("{:?}", manifest.os), format!("{:?}", list(&expected["os"])));
     let requires = &expected["requires"];
     let theirs = ["bins", "anyBins", "env", "config"].map(|key| list(&requires[key]));
-    let ours = [
-        &manifest.requires.bins,
-        &manifest.requires.any_bins,
-        &manifest.requires.env,
-        &manifest.requires.config,
-    ];
-    compare(
-        "requires",
-        format!("{ours:?}"),
-        format!("{:?}", theirs.each_ref()),
-    );
+    let ours = [&manifest.requires.bins, &manifest.requires.any_bins, &manifest.requires.env, &manifest.requires.config];
+    compare("requires", format!("{ours:?}"), format!("{:?}", theirs.each_ref()));
     differences
 }
 
@@ -118,34 +76,15 @@ fn differences(dir: &Path, expected: &Value) -> Vec<String> {
 #[cfg(unix)]
 async fn run_sample(name: &str, input: &[u8]) -> crate::exec::Exit {
     use crate::exec::{Executor, Job, JobKey, OUTPUT_CAP_DEFAULT, Settings, Work};
-    let scan = scan(
-        &[Root::skills(
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/skills"),
-        )],
-        &Host::current(),
-    );
+    let scan = scan(&[Root::skills(Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/skills"))], &Host::current());
     assert_eq!(scan.rejected, []);
     let skill = scan.skill(name).unwrap();
-    assert!(
-        skill.eligible && skill.shareable,
-        "{name} misses {:?}",
-        skill.missing.phrases()
-    );
+    assert!(skill.eligible && skill.shareable, "{name} misses {:?}", skill.missing.phrases());
     let run = skill.run.clone().unwrap();
     let home = tempfile::tempdir().unwrap();
-    let (executor, mut exits) =
-        Executor::new(Settings::default(), tokio::runtime::Handle::current());
-    let work = Work::Skill {
-        dir: skill.dir.clone(),
-        run: run.argv,
-        input: run.input,
-        stdin: input.to_vec(),
-        json_output: run.json_output,
-    };
-    let key = JobKey {
-        task: "sample".to_owned(),
-        attempt: 1,
-    };
+    let (executor, mut exits) = Executor::new(Settings::default(), tokio::runtime::Handle::current());
+    let work = Work::Skill { dir: skill.dir.clone(), run: run.argv, input: run.input, stdin: input.to_vec(), json_output: run.json_output };
+    let key = JobKey { task: "sample".to_owned(), attempt: 1 };
     let dir_root = home.path().join("work");
     executor
         .start(Job {
@@ -158,24 +97,13 @@ async fn run_sample(name: &str, input: &[u8]) -> crate::exec::Exit {
             output_cap: OUTPUT_CAP_DEFAULT,
         })
         .unwrap();
-    let (_, exit) = tokio::time::timeout(Duration::from_secs(30), exits.recv())
-        .await
-        .unwrap()
-        .unwrap();
+    let (_, exit) = tokio::time::timeout(Duration::from_secs(30), exits.recv()).await.unwrap().unwrap();
     let removed = async {
-        while fs::read_dir(&dir_root).unwrap().any(|entry| {
-            !entry
-                .unwrap()
-                .file_name()
-                .to_string_lossy()
-                .starts_with('.')
-        }) {
+        while fs::read_dir(&dir_root).unwrap().any(|entry| !entry.unwrap().file_name().to_string_lossy().starts_with('.')) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), removed)
-        .await
-        .expect("the removal of the directory");
+    tokio::time::timeout(Duration::from_secs(30), removed).await.expect("the removal of the directory");
     exit
 }
 
@@ -186,31 +114,16 @@ async fn word_count_counts() {
     let exit = run_sample("word-count", text.as_bytes()).await;
     assert_eq!(exit.kind, crate::exec::Kind::Done, "{}", exit.reason);
     let answer: Value = serde_json::from_slice(&exit.stdout).unwrap();
-    assert_eq!(
-        (&answer["lines"], &answer["words"], &answer["bytes"]),
-        (&2.into(), &15.into(), &text.len().into())
-    );
+    assert_eq!((&answer["lines"], &answer["words"], &answer["bytes"]), (&2.into(), &15.into(), &text.len().into()));
     assert_eq!(answer["top"].as_array().unwrap().len(), 10);
-    assert_eq!(
-        answer["top"][0],
-        serde_json::json!({"word": "be", "count": 2})
-    );
-    assert_eq!(
-        answer["top"][1],
-        serde_json::json!({"word": "to", "count": 2})
-    );
+    assert_eq!(answer["top"][0], serde_json::json!({"word": "be", "count": 2}));
+    assert_eq!(answer["top"][1], serde_json::json!({"word": "to", "count": 2}));
 
     let empty = run_sample("word-count", b"").await;
-    assert_eq!(
-        empty.stdout,
-        b"{\"lines\":0,\"words\":0,\"bytes\":0,\"top\":[]}\n"
-    );
+    assert_eq!(empty.stdout, b"{\"lines\":0,\"words\":0,\"bytes\":0,\"top\":[]}\n");
     // Nothing but separators, and bytes that are no text.
     for odd in [b"... \n---\n".as_slice(), b"\xff\xfe\0\x01 a"] {
-        assert_eq!(
-            run_sample("word-count", odd).await.kind,
-            crate::exec::Kind::Done
-        );
+        assert_eq!(run_sample("word-count", odd).await.kind, crate::exec::Kind::Done);
     }
 }
 
@@ -223,18 +136,10 @@ async fn file_digest_digests_and_refuses() {
     let exit = run_sample("file-digest", path.to_string_lossy().as_bytes()).await;
     assert_eq!(exit.kind, crate::exec::Kind::Done, "{}", exit.reason);
     let answer: Value = serde_json::from_slice(&exit.stdout).unwrap();
-    assert_eq!(
-        answer["sha256"],
-        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    );
+    assert_eq!(answer["sha256"], "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     assert_eq!(answer["bytes"], 3);
 
-    for (input, words) in [
-        ("relative", "not absolute"),
-        ("", "empty"),
-        ("/no/such/file", "no file"),
-        ("/", "not a regular file"),
-    ] {
+    for (input, words) in [("relative", "not absolute"), ("", "empty"), ("/no/such/file", "no file"), ("/", "not a regular file")] {
         let exit = run_sample("file-digest", input.as_bytes()).await;
         assert_eq!((exit.kind, exit.code), (crate::exec::Kind::Failed, Some(2)));
         assert!(exit.reason.contains(words), "{}", exit.reason);

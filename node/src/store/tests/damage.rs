@@ -37,10 +37,7 @@ fn damage_study(cases: u64) {
         let at = (case * content.len() as u64 / cases + 61 * case) as usize % content.len();
         match case % 3 {
             0 => content[at] ^= 0x40,
-            1 => content[at & !4095..]
-                .iter_mut()
-                .take(4096)
-                .for_each(|b| *b = 0),
+            1 => content[at & !4095..].iter_mut().take(4096).for_each(|b| *b = 0),
             _ => content.truncate(at),
         }
         fs::write(&data, content).unwrap();
@@ -65,21 +62,12 @@ fn damage_study(cases: u64) {
                 eprintln!("case {case}, byte {at}: {count} records, unnoticed");
                 continue;
             }
-            assert_eq!(
-                (rig.store_id, count as u64),
-                (id, RECORDS),
-                "case {case}, byte {at}"
-            );
+            assert_eq!((rig.store_id, count as u64), (id, RECORDS), "case {case}, byte {at}");
         }
         rig.store.close().unwrap();
         let rig = Rig::open(dir.path());
-        assert_eq!(
-            (rig.entries.len(), rig.report),
-            (count, OpenReport::default())
-        );
+        assert_eq!((rig.entries.len(), rig.report), (count, OpenReport::default()));
     }
-    println!(
-        "{unharmed} of {cases} cases hit nothing that mattered; the others kept {saved} records"
-    );
+    println!("{unharmed} of {cases} cases hit nothing that mattered; the others kept {saved} records");
     assert!(unharmed < cases, "no damage was ever noticed");
 }

@@ -29,9 +29,7 @@ fn acknowledged_records_survive_power_cuts() {
             // This waits for nothing: the moment of the cut is what is drawn here.
             std::thread::sleep(Duration::from_millis(rand::random_range(150..1500)));
             run(Command::new("kill").args(["-STOP", &writer.id().to_string()]));
-            run(Command::new("cp")
-                .arg("--sparse=always")
-                .args([&image, &copy]));
+            run(Command::new("cp").arg("--sparse=always").args([&image, &copy]));
             writer.kill().unwrap();
             writer.wait().unwrap();
         }
@@ -119,10 +117,7 @@ struct Mounted {
 impl Mounted {
     fn new(image: &Path, at: PathBuf) -> Mounted {
         fs::create_dir_all(&at).unwrap();
-        run(Command::new("mount")
-            .args(["-o", "loop"])
-            .arg(image)
-            .arg(&at));
+        run(Command::new("mount").args(["-o", "loop"]).arg(image).arg(&at));
         Mounted { at }
     }
 }

@@ -30,11 +30,7 @@ fn sustained_small_puts_per_second() {
                     [b"task/", &hash.as_bytes()[..20]].concat()
                 })
             };
-            rig.commit(Batch {
-                no,
-                puts: keys.map(|k| (k, vec![no as u8; 200])).to_vec(),
-                ..Batch::default()
-            });
+            rig.commit(Batch { no, puts: keys.map(|k| (k, vec![no as u8; 200])).to_vec(), ..Batch::default() });
             while no - done >= in_flight {
                 match rig.done.recv_timeout(PATIENCE).unwrap() {
                     Completion::Committed { upto, took, .. } => {
