@@ -268,6 +268,8 @@ impl World {
             Refusal::Ambiguous { .. } => "refused: ambiguous",
             Refusal::Full { .. } => "refused: full",
             Refusal::NoCoordinator { .. } => "refused: no coordinator",
+            // Only nodes say it to each other.
+            Refusal::Joined { .. } => return self.complain("core", 0, "a local program is told Joined".into()),
         };
         self.count(word);
     }
@@ -280,6 +282,11 @@ impl World {
             match item {
                 Ok(s) => {
                     let Some(id) = s.task else {
+                        // An older task with the same key stands for it (O4).
+                        if !spec.need.key.is_empty() {
+                            self.count("joined by its key");
+                            continue;
+                        }
                         return self.complain("core", node, "acknowledges a task without its id".into());
                     };
                     self.see(node, Fact::Acked(id, s.copies));
