@@ -45,6 +45,8 @@ struct Out {
     acked: bool,
     /// Sent in this epoch and not answered.
     sent: bool,
+    /// When it was sent last, it may have been acknowledged before.
+    again: bool,
     copies: u32,
     /// Awake ms of the submit, when it was in this boot.
     since: Option<u64>,
@@ -86,7 +88,7 @@ impl Outbox {
         if rec.outcome.is_none() {
             self.open += 1;
         }
-        self.tasks.insert(id, Out { rec, acked: false, sent: false, copies: 0, since: None });
+        self.tasks.insert(id, Out { rec, acked: false, sent: false, again: false, copies: 0, since: None });
         Ok(())
     }
     /// Tasks without a result.
@@ -172,7 +174,7 @@ impl Mesh {
             };
             self.put(Key::outbox(&id), codec::encode(&rec));
             self.outbox.batch_of.insert(id, (req, i));
-            self.outbox.tasks.insert(id, Out { rec, acked: false, sent: false, copies: 0, since: Some(self.now) });
+            self.outbox.tasks.insert(id, Out { rec, acked: false, sent: false, again: false, copies: 0, since: Some(self.now) });
             self.outbox.unsent.insert(id);
             self.outbox.open += 1;
         }
@@ -192,9 +194,10 @@ impl Mesh {
             let Some(t) = self.outbox.tasks.get_mut(&id) else { continue };
             let Some(need) = t.rec.need.clone() else { continue };
             t.sent = true;
+            t.again = t.acked || t.since.is_none();
             self.outbox.in_flight += 1;
             // What an earlier boot submitted may have been acknowledged there; nobody writes that down.
-            let again = t.acked || t.since.is_none();
+            let again = t.again;
             let m = Submit { id, need, payload: t.rec.payload.clone(), submitted_at: t.rec.submitted_at, again, ext: Default::default() };
             self.send_durable(to, Message::Submit(m));
         }
@@ -268,6 +271,13 @@ impl Mesh {
         self.answered(&r.id);
         if self.serving_leader() != Some(from) {
             return;
+        }
+        if let Some(t) = self.outbox.tasks.get(&r.id).filter(|t| t.acked && !t.again) {
+            // Another coordinator has acknowledged it meanwhile: it is offered as such.
+            if t.rec.outcome.is_none() {
+                self.outbox.unsent.insert(r.id);
+            }
+            return self.pump_submits();
         }
         let refusal =
             crate::query::from_cbor(&r.refusal.0).unwrap_or(Refusal::Invalid { message: "the coordinator refused the task".into() });

@@ -20,7 +20,7 @@ use crate::{
     },
     placement::{Candidate, choose, fits},
     queue::{Class, Queue},
-    record::{End, Live, Outcome, Queued, Rec, clip},
+    record::{End, Live, Outcome, Past, Queued, Rec, clip},
     spec::{Data, Kind, Need, OnLost, Spec, Strategy},
     writes::Effect,
 };
@@ -604,6 +604,8 @@ impl Mesh {
                 let Some(outcome) = self.table.get(&id).and_then(|r| r.outcome.clone()) else { return };
                 self.send(id.origin.peer, Message::Deliver(Deliver { epoch, id, outcome, ext: Default::default() }));
             }
+            // A merge can have brought the attempt back; its worker reports again.
+            Effect::ReportAck(id, attempt, _) if self.table.get(&id).is_some_and(|r| r.live.iter().any(|l| l.attempt == attempt)) => {}
             Effect::ReportAck(id, attempt, to) => self.send(to, Message::ReportAck(ReportAck { id, attempt, ext: Default::default() })),
             Effect::CancelAck(id, to, req) => {
                 let state = self.table.get(&id).map_or("", |r| crate::query::state_of(r).word()).to_string();
@@ -657,19 +659,34 @@ impl Mesh {
             }
             return self.fetch(h, &[from]);
         }
+        let live = rec.live.iter().any(|l| l.attempt == r.attempt);
+        if !live && !rec.past.iter().any(|p| p.attempt == r.attempt) && !(rec.outcome.as_ref()).is_some_and(|o| o.attempt == Some(r.attempt)) {
+            // Issued by a coordinator whose record has not reached us.  It has ended whatever that record
+            // says of it, so it is noted as ended before it is acknowledged (T3: the past wins).
+            let mut rec = rec.clone();
+            self.event(Event::Dropped("report_of_unknown_attempt"));
+            let o = &r.outcome;
+            let (why, wall) = (clip(&o.why, 120), self.wall);
+            rec.push_past(Past {
+                attempt: r.attempt,
+                worker: from,
+                end: o.end,
+                exit: o.exit,
+                why,
+                started_at: wall.saturating_sub(o.ran_ms),
+                ended_at: wall,
+                ext: Default::default(),
+            });
+            self.write(rec);
+        }
+        let Some(rec) = self.table.get(&r.id) else { return };
         if rec.terminal() {
-            let live = rec.live.iter().any(|l| l.attempt == r.attempt);
             if live {
                 let mut rec = rec.clone();
                 rec.end_live(r.attempt, r.outcome.end, r.outcome.exit, &r.outcome.why, self.wall);
                 self.write(rec);
                 self.unplace(&r.id, r.attempt);
             }
-            return self.effect(&r.id, Effect::ReportAck(r.id, r.attempt, from));
-        }
-        let issued = rec.live.iter().any(|l| l.attempt == r.attempt) || rec.past.iter().any(|p| p.attempt == r.attempt);
-        if !issued {
-            self.event(Event::Dropped("report_of_unknown_attempt"));
             return self.effect(&r.id, Effect::ReportAck(r.id, r.attempt, from));
         }
         let o = r.outcome;
@@ -788,7 +805,7 @@ impl Mesh {
         let Some(rec) = self.table.get(id).filter(|r| !r.terminal()) else { return };
         let mut rec = rec.clone();
         let worker = rec.live.iter().find(|l| l.attempt == attempt).map(|l| l.worker);
-        let returned_before = rec.past.last().is_some_and(|p| p.end == End::Returned && Some(p.worker) == worker);
+        let returns = rec.past.iter().rev().take_while(|p| p.end == End::Returned).count() as u32;
         if !rec.end_live(attempt, end, exit, why, self.wall) {
             return;
         }
@@ -819,8 +836,8 @@ impl Mesh {
                     give_up = Some((End::Failed, "the worker crashed: whether the task finished is unknown".into()));
                 }
             }
-            // The same node again: it would be asked as fast as it can say no.
-            End::Returned if returned_before => delay = 500,
+            // Nodes would be asked as fast as they can say no, for instance to a task whose input is lost.
+            End::Returned if returns > 0 => delay = back_off(500, returns),
             _ => {}
         }
         if rec.cancel && give_up.is_none() && rec.live.is_empty() {

@@ -71,7 +71,10 @@ pub(crate) struct Coord {
     effects: BTreeMap<u64, Vec<Effect>>,
     submits: BTreeMap<u64, Vec<TaskId>>,
     written_at: VecDeque<(u64, u64)>,
-    fewer_since: Option<u64>,
+    /// How many holders are enough now (W2): d, or what has been left of them for long enough.
+    enough: usize,
+    /// Fewer than that are joined: how many, and since when not fewer still.
+    fewer: Option<(usize, u64)>,
     ever_second: bool,
     pub(crate) heard: BTreeMap<Peer, u64>,
     pub(crate) hb_at: u64,
@@ -101,7 +104,8 @@ impl Coord {
             effects: BTreeMap::new(),
             submits: BTreeMap::new(),
             written_at: VecDeque::new(),
-            fewer_since: None,
+            enough: usize::MAX,
+            fewer: None,
             ever_second,
             heard: BTreeMap::new(),
             hb_at: now,
@@ -140,11 +144,24 @@ impl Coord {
         others + u32::from(self.own_upto() >= seq)
     }
 
-    /// Copies that an effect needs now (W1, W2).
-    fn need(&self, d: usize, now: u64) -> usize {
+    /// Copies that an effect needs now (W1, W2).  Each loss of a holder has to last before fewer are
+    /// enough: two that go one after the other are two losses.
+    fn need(&mut self, d: usize, now: u64) -> usize {
         let holders = self.holders().count() + 1;
-        let fewer_is_enough = !self.ever_second || self.fewer_since.is_some_and(|t| now >= t + T_FEWER_MS);
-        if holders >= d || !fewer_is_enough { d } else { holders }
+        self.ever_second |= holders >= 2;
+        if holders >= self.enough.min(d) || !self.ever_second {
+            (self.enough, self.fewer) = (holders.min(d), None);
+            return self.enough;
+        }
+        let since = match self.fewer {
+            Some((n, t)) if holders >= n => t,
+            _ => now,
+        };
+        self.fewer = Some((holders, since));
+        if now >= since + T_FEWER_MS {
+            (self.enough, self.fewer) = (holders, None);
+        }
+        self.enough.min(d)
     }
 
     pub(crate) fn check(&self, m: &Mesh) -> Result<(), String> {
@@ -238,19 +255,10 @@ impl Mesh {
         let d = self.cfg.copies;
         let now = self.now;
         let Some(c) = &mut self.co else { return };
-        let holders = c.holders().count() + 1;
-        if holders >= 2 {
-            c.ever_second = true;
-        }
-        if holders >= d {
-            c.fewer_since = None;
-        } else if c.fewer_since.is_none() {
-            c.fewer_since = Some(now);
-        }
+        let need = c.need(d, now);
         if !c.serving() {
             return;
         }
-        let need = c.need(d, now);
         self.release_submits(need);
         let Some(c) = &mut self.co else { return };
         let mut acked: Vec<u64> = c.holders().map(|(_, f)| f.acked).collect();
@@ -276,7 +284,7 @@ impl Mesh {
             }
         }
         let Some(c) = &self.co else { return };
-        if let Some(t) = c.fewer_since.filter(|_| c.stable < c.seq) {
+        if let Some((_, t)) = c.fewer.filter(|_| c.stable < c.seq) {
             self.wake_at((t + T_FEWER_MS).max(now + 1));
         }
     }
@@ -519,7 +527,12 @@ impl Mesh {
         }
         self.fetching.insert(hash, self.now);
         let mut from: Vec<Peer> = Vec::new();
-        let known = self.view.usable().collect::<Vec<_>>();
+        let mut known = self.view.usable().collect::<Vec<_>>();
+        if !known.is_empty() {
+            // In a large mesh others are asked each time.
+            let turn = self.below(known.len() as u64) as usize;
+            known.rotate_left(turn);
+        }
         for p in first.iter().copied().chain(known) {
             if p != self.me && !from.contains(&p) && from.len() < 8 {
                 from.push(p);
@@ -579,6 +592,10 @@ impl Mesh {
     }
 
     fn drop_blob(&mut self, hash: Hash) {
+        if !self.blobs.contains(&hash) {
+            // It may be arriving: what is written after this would be taken away behind our back.
+            return;
+        }
         // Two tasks may name one blob: same input, same output.  Looking through the table is rare work.
         if !self.table.iter().any(|r| r.blobs().any(|h| h == hash)) && !self.outbox.names(hash) && !self.worker.names(hash) {
             self.blobs.remove(&hash);
@@ -607,8 +624,10 @@ impl Mesh {
             .copied()
             .collect();
         for h in wanted {
-            let leader = self.leader().unwrap_or(self.me);
-            self.fetch(h, &[leader]);
+            // Whoever sent what waits for it has it.
+            let mut first: Vec<Peer> = self.parked.get(&h).into_iter().flatten().map(|(p, _)| *p).take(4).collect();
+            first.extend(self.leader());
+            self.fetch(h, &first);
         }
     }
 
@@ -828,7 +847,7 @@ impl Mesh {
         c.written_at.clear();
         c.followers.clear();
         c.replicas.clear();
-        c.fewer_since = None;
+        (c.enough, c.fewer) = (usize::MAX, None);
         c.heard.clear();
         let effects = core::mem::take(&mut c.effects);
         let submits = core::mem::take(&mut c.submits);

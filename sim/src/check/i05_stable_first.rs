@@ -128,7 +128,12 @@ impl StableFirst {
             },
             _ => return Ok(()),
         };
-        if ok { Ok(()) } else { Err(format!("{} of {what:?} left before a version that justifies it was stable", m.name())) }
+        if ok {
+            return Ok(());
+        }
+        let known: Vec<String> =
+            self.written.iter().filter_map(|(x, w)| w.by_id.get(&what).map(|s| format!("{x:?} {s:?} stable {}", w.stable))).collect();
+        Err(format!("{} of {what:?} left before a version that justifies it was stable; written: {}", m.name(), known.join(", ")))
     }
 }
 

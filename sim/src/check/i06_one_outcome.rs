@@ -39,7 +39,9 @@ impl Check for OneOutcome {
                 _ => Ok(()),
             },
             Fact::Quiet(q) => {
-                for (id, o) in &self.sent {
+                // A destroyed disk takes the only proof of what its origin accepted last with it.
+                let lives = |id: &TaskId| disks.node(id.origin.peer).and_then(|n| disks.now.get(n)).is_some_and(|d| !d.destroyed);
+                for (id, o) in self.sent.iter().filter(|(id, _)| lives(id)) {
                     if let Some(t) = q.table.get(id).and_then(|r| r.outcome.as_ref())
                         && t != o
                         // A copy that turned up after its origin had forgotten the task (T5): shown to nobody.

@@ -27,6 +27,8 @@ pub(super) struct Load {
 /// An acknowledged task.
 pub(super) struct Task {
     pub(super) need: Need,
+    /// The blob that holds its input.
+    pub(super) input: Option<Hash>,
 }
 
 /// A request without its answer.
@@ -264,10 +266,10 @@ impl World {
             Refusal::UnknownSkill { .. } => "refused: unknown skill",
             Refusal::NotFound { .. } => "refused: not found",
             Refusal::Ambiguous { .. } => "refused: ambiguous",
-            Refusal::Joined { .. } => "joined by key",
             Refusal::Full { .. } => "refused: full",
             Refusal::NoCoordinator { .. } => "refused: no coordinator",
-            Refusal::Joined { .. } => "refused: joined",
+            // Only nodes say it to each other.
+            Refusal::Joined { .. } => return self.complain("core", 0, "a local program is told Joined".into()),
         };
         self.count(word);
     }
@@ -280,10 +282,15 @@ impl World {
             match item {
                 Ok(s) => {
                     let Some(id) = s.task else {
+                        // An older task with the same key stands for it (O4).
+                        if !spec.need.key.is_empty() {
+                            self.count("joined by its key");
+                            continue;
+                        }
                         return self.complain("core", node, "acknowledges a task without its id".into());
                     };
                     self.see(node, Fact::Acked(id, s.copies));
-                    self.load.tasks.entry(id).or_insert_with(|| Task { need: spec.need.clone() });
+                    self.load.tasks.entry(id).or_insert_with(|| Task { need: spec.need.clone(), input: spec.payload.blob() });
                     // Who joined another node's task by key can't wait for it here.
                     if self.chance.load.percent(60) && self.node_of(id.origin.peer) == Some(node) {
                         self.load.next += 1;

@@ -46,7 +46,7 @@ const LOOKS: u32 = 4;
 enum What {
     Tick { node: usize, life: u64, at: u64 },
     Give { node: usize, life: u64, input: Box<Input> },
-    Packet { pair: usize, side: usize, conn: u64, packet: net::Packet },
+    Packet { pair: usize, side: usize },
     Watch { pair: usize, side: usize, token: u64, close: bool },
     Dial { pair: usize },
     Gossip { node: usize, life: u64, from: Peer, gossip: Arc<Gossip> },
@@ -223,7 +223,7 @@ impl World {
         match what {
             What::Tick { node, life, at } => self.tick(node, life, at),
             What::Give { node, life, input } => self.give_if(node, life, *input),
-            What::Packet { pair, side, conn, packet } => self.arrive(pair, side, conn, packet),
+            What::Packet { pair, side } => self.arrive(pair, side),
             What::Watch { pair, side, token, close } => self.watched(pair, side, token, close),
             What::Dial { pair } => self.dial(pair),
             What::Gossip { node, life, from, gossip } => self.give_if(node, life, Input::Gossip(from, (*gossip).clone())),
@@ -290,6 +290,7 @@ impl World {
         if !self.calm {
             self.heal();
         }
+        self.recompute_digests();
         let q = self.quiet();
         let e = Entry { at: self.now, node: 0, fact: Fact::Quiet(Arc::new(q)) };
         let back = self.nodes.iter().all(|n| n.core.is_some() || n.gone);
@@ -304,6 +305,15 @@ impl World {
             self.see(0, e.fact);
         } else {
             self.after(LOOK_MS, What::Look);
+        }
+    }
+
+    /// The core's slow self-check, at the end only.
+    fn recompute_digests(&mut self) {
+        for n in self.alive() {
+            if let Some(Err(why)) = self.nodes[n].core.as_ref().map(|c| c.mesh.check_table()) {
+                self.complain("core", n, why);
+            }
         }
     }
 
@@ -338,9 +348,15 @@ impl World {
         let lives = |n: &usize| self.nodes.get(*n).is_some_and(|n| n.core.is_some() && n.store == id.origin.store);
         Due {
             id,
-            able: self.nodes.iter().any(|n| n.core.is_some() && n.able(&t.need)) || t.need.queue_timeout_ms + t.need.total_timeout_ms > 0,
+            able: self.has_input(t) && self.nodes.iter().any(|n| n.core.is_some() && n.able(&t.need))
+                || t.need.queue_timeout_ms + t.need.total_timeout_ms > 0,
             origin: self.disks.node(id.origin.peer).filter(lives),
         }
+    }
+
+    /// The task's input is on some disk that is left; a loss that was allowed leaves nothing to run.
+    fn has_input(&self, t: &load::Task) -> bool {
+        t.input.is_none_or(|h| self.nodes.iter().any(|n| !n.gone && n.blobs.contains(&h)))
     }
 
     /// Peers that can be named, as node numbers.

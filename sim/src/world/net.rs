@@ -38,7 +38,8 @@ pub(super) struct Pair {
     /// How many faults cut the way from this side.
     cut: [u16; 2],
     fifo: [u64; 2],
-    stalled: [VecDeque<(u64, Packet)>; 2],
+    /// What is under way from each side: when it is due, its connection, and what it is.  In order.
+    wire: [VecDeque<(u64, u64, Packet)>; 2],
     watch: [Option<u64>; 2],
     silent: [bool; 2],
     told: [Option<bool>; 2],
@@ -56,7 +57,7 @@ impl Pair {
             open: [None; 2],
             cut: [0; 2],
             fifo: [0; 2],
-            stalled: [VecDeque::new(), VecDeque::new()],
+            wire: [VecDeque::new(), VecDeque::new()],
             watch: [None; 2],
             silent: [false; 2],
             told: [None; 2],
@@ -128,21 +129,27 @@ impl World {
         let d = self.delay();
         let now = self.now;
         let p = &mut self.pairs[pair];
-        if !p.flows() {
-            p.stalled[side].push_back((conn, packet));
-            return;
-        }
         p.fifo[side] = p.fifo[side].max(now + d);
-        let delay = p.fifo[side] - now;
-        self.after(delay, What::Packet { pair, side, conn, packet });
+        let at = p.fifo[side];
+        p.wire[side].push_back((at, conn, packet));
+        self.after(at - now, What::Packet { pair, side });
     }
 
-    pub(super) fn arrive(&mut self, pair: usize, side: usize, conn: u64, packet: Packet) {
-        let p = &mut self.pairs[pair];
-        if !p.flows() {
-            p.stalled[side].push_back((conn, packet));
-            return;
+    /// Hands over what is due, in the order in which it was sent, unless the way is cut.
+    pub(super) fn arrive(&mut self, pair: usize, side: usize) {
+        loop {
+            let now = self.now;
+            let p = &mut self.pairs[pair];
+            if !p.flows() || p.wire[side].front().is_none_or(|(at, ..)| *at > now) {
+                return;
+            }
+            let Some((_, conn, packet)) = p.wire[side].pop_front() else { return };
+            self.hand_over(pair, side, conn, packet);
         }
+    }
+
+    fn hand_over(&mut self, pair: usize, side: usize, conn: u64, packet: Packet) {
+        let p = &mut self.pairs[pair];
         let other = 1 - side;
         let (node, from) = (p.ends[other], p.ends[side]);
         if self.nodes[node].core.is_none() {
@@ -179,13 +186,13 @@ impl World {
         p.watch[side] = None;
         p.silent[side] = false;
         p.told[side] = None;
-        p.stalled[side].clear();
+        p.wire[side].clear();
         let (node, peer) = (p.ends[side], self.nodes[p.ends[1 - side]].cfg.peer);
         self.see(node, Fact::Link(peer, true));
         self.notify(pair, side, delay, Input::Up(peer));
         // What comes over the new connection comes after the news of it.
         let p = &mut self.pairs[pair];
-        p.fifo[1 - side] = p.fifo[1 - side].max(p.notice[side]);
+        p.fifo[1 - side] = p.fifo[1 - side].max(p.notice[side] + 1);
     }
 
     fn closed(&mut self, pair: usize, side: usize) {
@@ -193,7 +200,7 @@ impl World {
         p.open[side] = None;
         p.watch[side] = None;
         p.silent[side] = false;
-        p.stalled[side].clear();
+        p.wire[side].clear();
         let (node, peer) = (p.ends[side], self.nodes[p.ends[1 - side]].cfg.peer);
         self.see(node, Fact::Link(peer, false));
         self.notify(pair, side, 0, Input::Closed(peer));
@@ -306,8 +313,9 @@ impl World {
         }
         if self.pairs[pair].flows() {
             for side in 0..2 {
-                for (conn, packet) in std::mem::take(&mut self.pairs[pair].stalled[side]) {
-                    self.enqueue(pair, side, conn, packet);
+                if !self.pairs[pair].wire[side].is_empty() {
+                    let d = self.chance.net.range(0, 20);
+                    self.after(d, What::Packet { pair, side });
                 }
             }
             if !self.pairs[pair].connected() {
@@ -352,7 +360,7 @@ impl World {
             p.watch[side] = None;
             p.silent[side] = false;
             p.told[side] = None;
-            p.stalled[side].clear();
+            p.wire[side].clear();
             if let Some(conn) = p.open[side].take()
                 && !power
                 && p.flows()

@@ -61,6 +61,9 @@ pub(super) struct Core {
     pub(super) mesh: Mesh,
     gate: Gate,
     zero: u64,
+    /// When the core wants to be woken.
+    wake: Option<u64>,
+    /// When it will be.
     tick: Option<u64>,
     last_batch: u64,
     pub(super) probe: Probe,
@@ -210,7 +213,7 @@ impl World {
         let mesh = Mesh::new(n.cfg.clone(), recovered, now, seed, &mut out);
         // Differs from any real one, so that the first look is reported.
         let probe = Probe { count: usize::MAX, epoch: Some(Default::default()), ..mesh.probe() };
-        n.core = Some(Core { mesh, gate: Gate::default(), zero, tick: None, last_batch: 0, probe });
+        n.core = Some(Core { mesh, gate: Gate::default(), zero, wake: None, tick: None, last_batch: 0, probe });
         let name = n.cfg.name.clone();
         self.say(|| format!("{name} BOOT {boot}{}", if quarantined { " (quarantined)" } else { "" }));
         self.see(node, Fact::Boot { store, boot, fresh });
@@ -289,7 +292,7 @@ impl World {
                 // The timer went off meanwhile.
                 c.tick = None;
             }
-            self.tick_at(node, self.now);
+            self.keep_awake(node);
         }
         for (pair, _) in self.pairs_of(node) {
             self.refresh(pair);
@@ -436,7 +439,9 @@ impl World {
             }
             Output::WakeAt(ms) => {
                 let zero = self.nodes[node].core.as_ref().map_or(0, |c| c.zero);
-                self.tick_at(node, (ms + zero).max(self.now));
+                if let Some(c) = &mut self.nodes[node].core {
+                    c.wake = Some(ms + zero);
+                }
             }
         }
     }
@@ -493,31 +498,24 @@ impl World {
         self.give(node, Input::StoreBad);
     }
 
-    pub(super) fn tick_at(&mut self, node: usize, at: u64) {
-        let life = self.nodes[node].life;
-        let Some(c) = &mut self.nodes[node].core else { return };
-        if c.tick.is_none_or(|t| at < t) {
-            c.tick = Some(at);
-            self.after(at - self.now, What::Tick { node, life, at });
-        }
-    }
-
-    /// A tick is due at the latest after [`WAKE_MAX_MS`].
+    /// The driver sleeps until the time the core asked for last, and at most [`WAKE_MAX_MS`].
     fn keep_awake(&mut self, node: usize) {
-        if self.nodes[node].core.as_ref().is_some_and(|c| c.tick.is_none()) {
-            self.tick_at(node, self.now + WAKE_MAX_MS);
+        let (now, life) = (self.now, self.nodes[node].life);
+        let Some(c) = &mut self.nodes[node].core else { return };
+        let at = c.wake.unwrap_or(u64::MAX).clamp(now + 1, now + WAKE_MAX_MS);
+        if c.tick != Some(at) {
+            c.tick = Some(at);
+            self.after(at - now, What::Tick { node, life, at });
         }
     }
 
     pub(super) fn tick(&mut self, node: usize, life: u64, at: u64) {
         let n = &mut self.nodes[node];
         let Some(c) = &mut n.core else { return };
-        if n.life != life || c.tick != Some(at) || n.paused {
-            return;
+        if n.life == life && c.tick == Some(at) && !n.paused {
+            c.tick = None;
+            self.give(node, Input::Tick);
         }
-        c.tick = None;
-        self.give(node, Input::Tick);
-        self.keep_awake(node);
     }
 
     /// Everything that comes in counts for the run's hash (I18).
