@@ -54,7 +54,7 @@ pub(super) struct Kill {
     pub(super) successor: Option<String>,
     /// From the kill until a task submitted right after it was acknowledged, ms.
     pub(super) acknowledged_ms: Option<u64>,
-    /// Attempts that it cut off; filled in by [`Report::new`].
+    /// Started attempts that it cut off; filled in by [`Report::new`].
     pub(super) cut_off: usize,
 }
 
@@ -192,7 +192,7 @@ impl Report {
         let deciding = v.attempts.iter().rfind(|a| a.state == v.state.word());
         for a in v.attempts.iter().filter(|a| Some(*a) != deciding) {
             *self.other_attempts.entry(a.state.clone()).or_default() += 1;
-            let by = |k: &&mut Kill| k.node == a.name && a.started_at <= k.at_ms && a.ended_at.is_none_or(|e| e >= k.at_ms);
+            let by = |k: &&mut Kill| a.state != "returned" && k.node == a.name && a.started_at <= k.at_ms && a.ended_at.is_none_or(|e| e >= k.at_ms);
             if let Some(k) = self.kills.iter_mut().find(by) {
                 k.cut_off += 1;
             }
