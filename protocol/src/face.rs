@@ -148,6 +148,14 @@ pub enum Refusal {
         /// Some of them; at most 10.
         candidates: Vec<ShortId>,
     },
+    /// Between nodes only: an older task with the same key and content stands for this one, and its submitter gets
+    /// [`Submitted`] with the older one's id (O4).
+    Joined {
+        /// The older task.
+        id: ShortId,
+        /// On how many disks it is.
+        copies: u32,
+    },
     /// A disk is full, or a bound of the mesh is reached; nothing was lost.
     Full {
         /// Which bound.

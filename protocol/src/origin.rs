@@ -277,7 +277,11 @@ impl Mesh {
             _ => "refused".into(),
         };
         let waiting = self.outbox.batch_of.contains_key(&r.id);
-        self.submit_result(&r.id, Err(refusal));
+        let result = match refusal {
+            Refusal::Joined { id, copies } => Ok(Submitted { id, task: None, copies }),
+            refusal => Err(refusal),
+        };
+        self.submit_result(&r.id, result);
         if let Some(t) = self.outbox.tasks.remove(&r.id) {
             if t.rec.outcome.is_none() {
                 self.outbox.open -= 1;

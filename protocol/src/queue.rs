@@ -113,6 +113,12 @@ impl Queue {
         heads.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
         heads.into_iter().map(|(_, _, c, id)| (c, id)).collect()
     }
+    /// The best task of one class.
+    pub(crate) fn head(&self, class: &Class, now: u64) -> Option<TaskId> {
+        let heads = self.classes.get(class)?.values().filter_map(|q| q.first());
+        let ranked = heads.filter_map(|(queued, id)| self.tasks.get(id).map(|w| (effective(w, now), *queued, *id)));
+        ranked.max_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1))).map(|(_, _, id)| id)
+    }
     /// How many tasks stand before this one.
     pub(crate) fn ahead(&self, id: &TaskId, now: u64) -> Option<u64> {
         let w = self.tasks.get(id)?;

@@ -109,6 +109,9 @@ pub(crate) struct Sched {
     turns: BTreeMap<Peer, u64>,
     turn: u64,
     run_ms: BTreeMap<String, u64>,
+    /// Workers that handed short tasks back because longer ones took their slots, until one of those has ended:
+    /// they get nothing ahead.
+    jammed: BTreeSet<Peer>,
     seen_at: BTreeMap<TaskId, u64>,
     dirty: bool,
     stuck: BTreeSet<Class>,
@@ -131,8 +134,8 @@ impl Sched {
         Ok(())
     }
     /// How many tasks of this class a worker with `slots` may have.
-    fn room(&self, need: &Need, slots: u32) -> u32 {
-        let ahead = match self.run_ms.get(&class_name(need)) {
+    fn room(&self, need: &Need, worker: Peer, slots: u32) -> u32 {
+        let ahead = match self.run_ms.get(&class_name(need)).filter(|_| !self.jammed.contains(&worker)) {
             Some(ms) => (AHEAD_MS / (ms + 1)).min(AHEAD_MAX),
             None => 0,
         };
@@ -365,13 +368,12 @@ impl Mesh {
         let Some(c) = &self.co else { return false };
         let Some(old) = c.sched.keys.get(&spec.need.key).copied() else { return false };
         let Some(rec) = self.table.get(&old) else { return false };
-        let message = if rec.spec_hash == spec.hash() {
-            format!("key '{}' is taken by the same task {old}: wait for that one with 'clawmesh tasks wait {old}'", spec.need.key)
+        if rec.spec_hash == spec.hash() {
+            self.effect(&old, Effect::Joined(old, *id, from));
         } else {
-            format!("key '{}' is taken by another task, {old}: choose another key", spec.need.key)
-        };
-        let _ = id;
-        self.refuse_submit(from, *id, Refusal::Invalid { message });
+            let message = format!("key '{}' is taken by another task, {old}: choose another key", spec.need.key);
+            self.refuse_submit(from, *id, Refusal::Invalid { message });
+        }
         true
     }
 
@@ -457,8 +459,7 @@ impl Mesh {
     }
 
     fn head_of(&self, class: &Class) -> Option<TaskId> {
-        let c = self.co.as_ref()?;
-        c.sched.queue.heads(self.now).into_iter().find(|(k, _)| k == class).map(|(_, id)| id)
+        self.co.as_ref()?.sched.queue.head(class, self.now)
     }
 
     /// Every node as placement sees it, for one task.
@@ -478,7 +479,7 @@ impl Mesh {
             agent_skill: self.catalogue.skills.iter().any(|s| s.name == rec.need.skill),
             labels: &self.cfg.labels,
             slots: self.cfg.slots,
-            room: c.sched.room(&rec.need, self.cfg.slots),
+            room: c.sched.room(&rec.need, self.me, self.cfg.slots),
             load: load(&self.me),
             facts: &self.facts,
             facts_age_ms: self.now - self.facts_at,
@@ -497,7 +498,7 @@ impl Mesh {
                 agent_skill: m.catalogue.as_ref().is_some_and(|c| c.skills.iter().any(|s| s.name == rec.need.skill)),
                 labels: &a.labels,
                 slots: a.slots,
-                room: c.sched.room(&rec.need, a.slots),
+                room: c.sched.room(&rec.need, *p, a.slots),
                 load: load(p),
                 facts: &m.facts,
                 facts_age_ms: a.age_ms + self.now.saturating_sub(m.advert_at),
@@ -609,6 +610,11 @@ impl Mesh {
                 let m = CancelAck { req, id: Some(id.short()), state, refusal: codec::Blob(Vec::new()), ext: Default::default() };
                 self.send(to, Message::CancelAck(m));
             }
+            Effect::Joined(old, id, to) => {
+                let seq = self.table.get(&old).map(|r| r.ver.seq);
+                let copies = self.co.as_ref().zip(seq).map_or(0, |(c, seq)| c.copies(seq));
+                self.refuse_submit(to, id, Refusal::Joined { id: old.short(), copies });
+            }
             Effect::Settled(id, to) => self.send(to, Message::Settled(Settled { epoch, ids: alloc::vec![id], ext: Default::default() })),
             Effect::Answer(to, req, bytes) => {
                 let m = crate::message::AnswerMsg { req, answer: codec::Blob(bytes), ext: Default::default() };
@@ -667,6 +673,13 @@ impl Mesh {
             return self.effect(&r.id, Effect::ReportAck(r.id, r.attempt, from));
         }
         let o = r.outcome;
+        if let Some(c) = &mut self.co {
+            if o.end == End::Returned {
+                c.sched.jammed.insert(from)
+            } else {
+                c.sched.jammed.remove(&from)
+            };
+        }
         if o.end == End::Done {
             let key = class_name(&rec.need);
             if let Some(c) = &mut self.co {

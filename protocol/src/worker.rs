@@ -61,7 +61,13 @@ struct Run {
     outcome: Option<Outcome>,
     /// The batch with its log line: the driver starts it when that is durable.
     start_no: u64,
+    /// When it began to wait for a slot, ms.
+    queued_at: u64,
 }
+
+/// How long an attempt waits here for a slot, ms.  A node is given some short tasks ahead of its slots; behind one
+/// that turns out long they would wait for its end although others are free.
+const PATIENCE_MS: u64 = 1_000;
 
 /// What this node runs.
 #[derive(Debug)]
@@ -135,7 +141,7 @@ impl Mesh {
             let o = self.outcome_of(r.attempt, End::Crashed, None, why, Data::EMPTY, 0);
             (State::Finished, Some(o))
         };
-        self.worker.runs.insert(key, Run { state, need: None, payload: Data::EMPTY, outcome, start_no: 0 });
+        self.worker.runs.insert(key, Run { state, need: None, payload: Data::EMPTY, outcome, start_no: 0, queued_at: self.now });
         Ok(())
     }
 
@@ -187,7 +193,9 @@ impl Mesh {
         }
         let missing = a.payload.blob().filter(|h| !self.blobs.contains(h));
         let state = if missing.is_some() { State::Fetching } else { State::Queued };
-        self.worker.runs.insert(key, Run { state, need: Some(a.need), payload: a.payload, outcome: None, start_no: 0 });
+        self.worker
+            .runs
+            .insert(key, Run { state, need: Some(a.need), payload: a.payload, outcome: None, start_no: 0, queued_at: self.now });
         match missing {
             Some(h) => self.fetch(h, &a.holders),
             None => {
@@ -228,6 +236,7 @@ impl Mesh {
     }
 
     pub(crate) fn worker_blob(&mut self, hash: Hash, ok: bool) {
+        let now = self.now;
         let waiting: Vec<(TaskId, Attempt)> = self
             .worker
             .runs
@@ -238,7 +247,7 @@ impl Mesh {
         for key in waiting {
             if ok {
                 if let Some(r) = self.worker.runs.get_mut(&key) {
-                    r.state = State::Queued;
+                    (r.state, r.queued_at) = (State::Queued, now);
                 }
                 self.worker.queue.push_back(key);
             } else {
@@ -287,6 +296,33 @@ impl Mesh {
         self.worker.queue = kept;
     }
 
+    /// Hands back what has waited too long for a slot.  It never began; the report goes the way of all reports, so
+    /// that it is repeated until it is settled.
+    fn hand_back(&mut self) {
+        if self.worker.busy < self.worker.slots || self.leaving || self.store_bad {
+            return;
+        }
+        let Some(to) = self.serving_leader() else { return };
+        let late = |r: &Run| {
+            // A pinned one can run nowhere else.
+            r.state == State::Queued
+                && self.now.saturating_sub(r.queued_at) >= PATIENCE_MS
+                && r.need.as_ref().is_some_and(|n| n.pin.is_none() && !instant(n))
+        };
+        let keys: Vec<(TaskId, Attempt)> = self.worker.runs.iter().filter(|(_, r)| late(r)).map(|(k, _)| *k).take(ITEMS_MAX).collect();
+        for key in keys {
+            let (id, attempt) = key;
+            let outcome = self.outcome_of(attempt, End::Returned, None, "longer tasks took all slots of the node", Data::EMPTY, 0);
+            let log = RunRec { id, attempt, boot: self.boot, dead: false, outcome: Some(outcome.clone()), ext: Default::default() };
+            self.put(Key::run(&id, &attempt), codec::encode(&log));
+            if let Some(r) = self.worker.runs.get_mut(&key) {
+                (r.state, r.need, r.payload, r.outcome) = (State::Finished, None, Data::EMPTY, Some(outcome));
+            }
+            self.worker.queue.retain(|k| *k != key);
+            self.report(to, &key);
+        }
+    }
+
     pub(crate) fn on_kill(&mut self, from: Peer, k: Kill) {
         if k.epoch.peer != from || k.epoch < self.side.promised {
             return self.event(Event::Dropped("stale_kill"));
@@ -328,7 +364,10 @@ impl Mesh {
     fn mark_dead(&mut self, from: Peer, id: TaskId, attempt: Attempt) {
         let log = RunRec { id, attempt, boot: self.boot, dead: true, outcome: None, ext: Default::default() };
         self.put(Key::run(&id, &attempt), codec::encode(&log));
-        self.worker.runs.insert((id, attempt), Run { state: State::Dead, need: None, payload: Data::EMPTY, outcome: None, start_no: 0 });
+        self.worker.runs.insert(
+            (id, attempt),
+            Run { state: State::Dead, need: None, payload: Data::EMPTY, outcome: None, start_no: 0, queued_at: self.now },
+        );
         self.report_dead(from, id, attempt);
     }
 
@@ -456,6 +495,7 @@ impl Mesh {
             self.delete(Key::run(&key.0, &key.1));
         }
         self.pump_runs();
+        self.hand_back();
     }
 
     // ---- leaving (E9, L3) ----

@@ -42,6 +42,8 @@ pub(crate) enum Effect {
     ReportAck(TaskId, Attempt, Peer),
     CancelAck(TaskId, Peer, u64),
     Settled(TaskId, Peer),
+    /// The first task has the key and the spec of the second, a submit of this node: it stands for it (O4).
+    Joined(TaskId, TaskId, Peer),
     Answer(Peer, u64, Vec<u8>),
     SettingsAck(Peer, u64),
 }
@@ -876,6 +878,7 @@ impl Effect {
             | Self::Deliver(id)
             | Self::ReportAck(id, ..)
             | Self::CancelAck(id, ..)
+            | Self::Joined(id, ..)
             | Self::Settled(id, _) => Some(*id),
             Self::Answer(..) | Self::SettingsAck(..) => None,
         }

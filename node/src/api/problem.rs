@@ -81,6 +81,7 @@ impl From<Refusal> for Problem {
                 p.candidates = candidates;
                 p
             }
+            Refusal::Joined { id, .. } => Self::internal(format!("BUG: the submit that joined {id} was shown as refused")),
             Refusal::Full { message } => {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "full", "the mesh is full", message).next("clawmesh status")
             }

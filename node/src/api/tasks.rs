@@ -39,6 +39,10 @@ const DATA_TIMEOUT: Duration = Duration::from_secs(30);
 const PAGE: u32 = 50;
 /// Pause between two looks at a task that has not started, for somebody who follows its output.
 const LOOK: Duration = Duration::from_millis(200);
+/// Looks for an attempt's output that is nowhere: 4 s in all, within the patience of every client.
+const LOOKS_MAX: u32 = 20;
+/// The code of that problem.
+const UNAVAILABLE: &str = "output_unavailable";
 /// Largest frame of output made here, bytes.
 const FRAME_MAX: usize = 64 << 10;
 
@@ -322,8 +326,29 @@ pub(super) fn passing(p: &Problem) -> bool {
     matches!(p.code.as_str(), "no_coordinator" | "timeout")
 }
 
-/// The output of the attempt: from its worker, or, once the task has ended, what was kept of it.
-async fn open(app: &App, view: ResultView, follow: bool) -> Result<LogStream, Problem> {
+/// The output of the attempt.  One that is on its way to its worker, or whose end is on its way from there, is in
+/// neither place for a moment: it is looked for again.
+async fn open(app: &App, mut view: ResultView, follow: bool) -> Result<LogStream, Problem> {
+    let id = view.task.id.to_string();
+    for _ in 0..LOOKS_MAX {
+        match open_now(app, view.clone(), follow).await {
+            Err(p) if p.code == UNAVAILABLE => {}
+            done => return done,
+        }
+        tokio::select! {
+            () = app.stop.cancelled() => return Err(super::Gone.into()),
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        view = result_view(app, &id).await?;
+        if follow {
+            view = started(app, view).await?;
+        }
+    }
+    open_now(app, view, follow).await
+}
+
+/// From its worker, or, once the task has ended, what was kept of it.
+async fn open_now(app: &App, view: ResultView, follow: bool) -> Result<LogStream, Problem> {
     if view.task.state.ended() {
         let kept = match view.data {
             Some(data) => captured(app, data, view.worker).await?,
@@ -342,7 +367,7 @@ async fn open(app: &App, view: ResultView, follow: bool) -> Result<LogStream, Pr
     app.backend().logs(worker, view.task.id, attempt, follow).await.map_err(|why| {
         Problem::new(
             StatusCode::BAD_GATEWAY,
-            "output_unavailable",
+            UNAVAILABLE,
             "the output cannot be followed",
             format!("the worker did not give the output: {why}"),
         )
