@@ -54,7 +54,7 @@ pub(super) struct Kill {
     pub(super) successor: Option<String>,
     /// From the kill until a task submitted right after it was acknowledged, ms.
     pub(super) acknowledged_ms: Option<u64>,
-    /// Attempts that it cut off; filled in by [`Report::new`].
+    /// Attempts that it cut off, running or waiting for a slot of the node; filled in by [`Report::new`].
     pub(super) cut_off: usize,
 }
 
@@ -98,7 +98,8 @@ pub(super) struct Report {
     pub(super) failed: Vec<String>,
     /// Acknowledged and without an outcome, or unknown to the mesh; printed ids.  Must be empty.
     pub(super) lost: Vec<String>,
-    /// Tasks with more than one attempt that was started, by the mesh's own records.
+    /// Tasks with more than one attempt, by the mesh's own records.  An upper bound: an attempt that was given to a worker and
+    /// still waited there when the worker was killed looks the same as one that ran; one that was given back does not count.
     pub(super) executed_more_than_once: usize,
     /// How attempts other than the deciding ones ended, and how many.
     pub(super) other_attempts: BTreeMap<String, usize>,
@@ -108,7 +109,7 @@ pub(super) struct Report {
     pub(super) tallied_more_than_once: usize,
     /// Of these, completed and yet without a line.  Must be 0.
     pub(super) tallied_never: usize,
-    /// Tasks that were running elsewhere when a coordinator was killed, and ended in their first attempt.
+    /// Tasks that other nodes had when a coordinator was killed, and that ended in their first attempt.
     pub(super) ran_on: usize,
     /// Submits that a kill cut off and that were sent again.
     pub(super) sent_again: usize,
@@ -192,7 +193,9 @@ impl Report {
         let deciding = v.attempts.iter().rfind(|a| a.state == v.state.word());
         for a in v.attempts.iter().filter(|a| Some(*a) != deciding) {
             *self.other_attempts.entry(a.state.clone()).or_default() += 1;
-            let by = |k: &&mut Kill| k.node == a.name && a.started_at <= k.at_ms && a.ended_at.is_none_or(|e| e >= k.at_ms);
+            let by = |k: &&mut Kill| {
+                a.state != "returned" && k.node == a.name && a.started_at <= k.at_ms && a.ended_at.is_none_or(|e| e >= k.at_ms)
+            };
             if let Some(k) = self.kills.iter_mut().find(by) {
                 k.cut_off += 1;
             }
@@ -258,7 +261,7 @@ impl Report {
         );
         let others = self.other_attempts.iter().map(|(how, n)| format!("{n} {how}")).collect::<Vec<_>>().join(", ");
         let others = if others.is_empty() { String::new() } else { format!(" (attempts that decided nothing: {others})") };
-        text.push_str(&format!("executed more than once  {}{others}\n", self.executed_more_than_once));
+        text.push_str(&format!("executed more than once  at most {}{others}\n", self.executed_more_than_once));
         text.push_str(&format!(
             "  by their own lines     {} of {} tasks that wrote one at each start\n",
             self.tallied_more_than_once, self.tallied
@@ -280,13 +283,13 @@ impl Report {
     fn kill_line(&self, k: &Kill) -> String {
         if !k.coordinator {
             return format!(
-                "{:>6.1} s  SIGKILL to {}, a worker; {} running tasks cut off, run again after {} s of silence (--lost-after; the default is 60 s)\n",
+                "{:>6.1} s  SIGKILL to {}, a worker; {} attempts cut off, made again after {} s of silence (--lost-after; the default is 60 s)\n",
                 k.at_s, k.node, k.cut_off, self.lost_after_s
             );
         }
         let ms = |v: Option<u64>| v.map_or_else(|| "never".to_owned(), |v| format!("{v} ms"));
         format!(
-            "{:>6.1} s  SIGKILL to {}, the coordinator; takeover by {} after {}, next task acknowledged after {}; {} running tasks cut off, {} on other nodes ran on\n",
+            "{:>6.1} s  SIGKILL to {}, the coordinator; takeover by {} after {}, next task acknowledged after {}; {} attempts cut off, {} on other nodes went on\n",
             k.at_s,
             k.node,
             k.successor.as_deref().unwrap_or("nobody"),
