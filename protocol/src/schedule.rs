@@ -660,10 +660,7 @@ impl Mesh {
             return self.fetch(h, &[from]);
         }
         let live = rec.live.iter().any(|l| l.attempt == r.attempt);
-        if !live
-            && !rec.past.iter().any(|p| p.attempt == r.attempt)
-            && !(rec.outcome.as_ref()).is_some_and(|o| o.attempt == Some(r.attempt))
-        {
+        if !live && !rec.past.iter().any(|p| p.attempt == r.attempt) && rec.outcome.as_ref().is_none_or(|o| o.attempt != Some(r.attempt)) {
             // Issued by a coordinator whose record has not reached us.  It has ended whatever that record
             // says of it, so it is noted as ended before it is acknowledged (T3: the past wins).
             let mut rec = rec.clone();
