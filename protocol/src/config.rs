@@ -12,6 +12,8 @@ pub const HB_MS: u64 = 500;
 pub const T_SUSPECT_MS: u64 = 3_000;
 /// Upper bound of the wait for answers to `Pre`, ms (E4).
 pub const T_PRE_MS: u64 = 400;
+/// So long after its start a node waits for the members it remembers before it claims (E4).
+pub const BOOT_WAIT_MS: u64 = 2_000;
 /// Upper bound of the wait for answers to `Claim`, ms.
 pub const T_CLAIM_MS: u64 = 800;
 /// How long somebody who said `PreHigher` has to claim, ms (E5).

@@ -4,7 +4,7 @@
 use alloc::collections::BTreeMap;
 
 use crate::{
-    config::{COUNCIL, HB_MS, POISON_STEP, T_ANSWER_MS, T_CLAIM_MS, T_PRE_MS, T_SUSPECT_MS},
+    config::{BOOT_WAIT_MS, COUNCIL, HB_MS, POISON_STEP, T_ANSWER_MS, T_CLAIM_MS, T_PRE_MS, T_SUSPECT_MS},
     ids::{Epoch, Peer},
     io::Event,
     mesh::Mesh,
@@ -223,6 +223,14 @@ impl Mesh {
             let t = r.deadline;
             return self.wake_at(t);
         }
+        if self.may_yet_come() {
+            // E4: who has just started can't know who is alive: two seconds for all it remembers.
+            let until = self.born + BOOT_WAIT_MS;
+            if let Some(r) = &mut self.round {
+                r.deadline = r.deadline.max((self.now + 100).min(until));
+            }
+            return self.wake_at((self.now + 100).min(until));
+        }
         if !answered && (self.seeded || !self.view.members.is_empty()) && self.view.linked().next().is_none() && !self.all_left() {
             // E4: nobody answered.  Two seconds more for somebody to turn up, then claim alone.
             let since = *self.alone_since.get_or_insert(self.now);
@@ -241,6 +249,11 @@ impl Mesh {
         if self.may_stand() {
             self.claim(n);
         }
+    }
+
+    /// This node has just started, and a member of its earlier life may turn up at any moment.
+    fn may_yet_come(&self) -> bool {
+        self.now < self.born + BOOT_WAIT_MS && self.view.members.values().any(|m| !m.linked && !m.refused && !m.left())
     }
 
     fn all_left(&self) -> bool {

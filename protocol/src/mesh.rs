@@ -119,6 +119,8 @@ pub struct Mesh {
     addresses: Vec<String>,
     /// This node was told of others, although it knows none yet: it does not claim at once (E4).
     pub(crate) seeded: bool,
+    /// Awake ms when this life began.
+    pub(crate) born: u64,
     advert_at: u64,
     advert_beat: u64,
 
@@ -207,6 +209,7 @@ impl Mesh {
             draining: false,
             addresses: Vec::new(),
             seeded: false,
+            born: awake,
             advert_at: 0,
             advert_beat: 0,
             leader: None,
@@ -442,7 +445,8 @@ impl Mesh {
         self.election_unlink(p);
     }
 
-    fn on_down(&mut self, p: Peer, _refused: bool) {
+    fn on_down(&mut self, p: Peer, refused: bool) {
+        self.view.entry(p).refused = refused;
         self.unlink(p, "down");
         self.suspect_link(p);
     }

@@ -5,7 +5,7 @@ use alloc::{string::String, vec::Vec};
 use crate::{
     codec::{Ext, Wire},
     ids::{Attempt, Epoch, Hash, Peer, TaskId, Ver},
-    spec::{Data, Need},
+    spec::{Data, Kind, Need, OnLost, Priority},
     wire_choice, wire_struct, wire_tuple,
 };
 
@@ -158,7 +158,56 @@ wire_struct! {
     }
 }
 
+/// [`Rec::spec_hash`] of a tombstone.
+const NO_SPEC: Hash = Hash([0; 32]);
+
 impl Rec {
+    /// What stands for a task of which only its origin's word is left: the outcome it has accepted (O2).
+    /// Where the task itself turns up again, [`reconcile`] gives it back what it was.
+    pub fn tombstone(id: TaskId, queued: Queued, outcome: Outcome, wall_ms: u64) -> Self {
+        let need = Need {
+            kind: Kind::Builtin,
+            skill: String::new(),
+            title: "(its record was lost)".into(),
+            priority: Priority::default(),
+            strategy: None,
+            pin: None,
+            labels: Vec::new(),
+            retries: 0,
+            backoff_ms: 0,
+            run_timeout_ms: 0,
+            queue_timeout_ms: 0,
+            total_timeout_ms: 0,
+            on_lost: OnLost::default(),
+            at_most_once: false,
+            key: String::new(),
+            cpus: 0,
+            memory_mib: 0,
+            user: String::new(),
+            ext: Ext::default(),
+        };
+        Self {
+            id,
+            ver: Ver::default(),
+            spec_hash: NO_SPEC,
+            need,
+            payload: Data::EMPTY,
+            queued,
+            waited_ms: 0,
+            issued: 0,
+            live: Vec::new(),
+            past: Vec::new(),
+            past_dropped: 0,
+            crashes: 0,
+            losses: 0,
+            failures: 0,
+            cancel: false,
+            outcome: Some(outcome),
+            delivered: true,
+            submitted_at: wall_ms,
+            ext: Ext::default(),
+        }
+    }
     /// True when nothing more will happen to the task.
     pub fn terminal(&self) -> bool {
         self.outcome.is_some()
@@ -241,6 +290,9 @@ pub fn reconcile(a: &Rec, b: &Rec) -> Rec {
     let decided = r.outcome.as_ref().and_then(|o| o.attempt);
     r.live.retain(|l| !past.iter().any(|p| p.attempt == l.attempt) && Some(l.attempt) != decided);
     r.live.sort_by_key(|l| l.attempt);
+    if r.spec_hash == NO_SPEC {
+        (r.spec_hash, r.need, r.payload, r.submitted_at) = (lose.spec_hash, lose.need.clone(), lose.payload.clone(), lose.submitted_at);
+    }
     r.queued = a.queued.min(b.queued);
     r.waited_ms = a.waited_ms.max(b.waited_ms);
     r.issued = a.issued.max(b.issued);

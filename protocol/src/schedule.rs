@@ -1019,10 +1019,16 @@ impl Mesh {
             return;
         }
         let Some(rec) = self.table.get(&d.id) else {
-            // Nothing is left of it, and its origin is done with it: it may forget.
-            let Some(epoch) = self.co.as_ref().map(|c| c.epoch) else { return };
-            let m = Settled { epoch, ids: alloc::vec![d.id], ext: Default::default() };
-            return self.send(from, Message::Settled(m));
+            let Some(c) = self.co.as_ref() else { return };
+            let (epoch, queued) = (c.epoch, Queued { epoch: c.epoch, seq: c.seq + 1 });
+            if self.below_floor(&d.id) {
+                // Nothing is left of it, and its origin is done with it: it may forget.
+                return self.send(from, Message::Settled(Settled { epoch, ids: alloc::vec![d.id], ext: Default::default() }));
+            }
+            // Not here does not mean nowhere: who holds the task beyond a cut may run it to another end.
+            // So its origin's word has to be kept before it may forget it.
+            self.write(Rec::tombstone(d.id, queued, d.outcome, self.wall));
+            return self.effect(&d.id, Effect::Settled(d.id, from));
         };
         if !rec.delivered {
             let mut rec = rec.clone();

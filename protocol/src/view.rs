@@ -40,6 +40,8 @@ pub(crate) struct Member {
     pub(crate) silent: bool,
     /// Awake ms when anything was heard of it.
     pub(crate) heard_at: u64,
+    /// Its host answered the last dial that nobody listens.
+    pub(crate) refused: bool,
     /// It said `Bye` in this boot.
     pub(crate) bye: Option<u64>,
     pub(crate) catalogue: Option<Catalogue>,

@@ -12,7 +12,7 @@ const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 #[test]
 #[ignore = "needs root: Debian's libfaketime installed"]
 fn a_wall_clock_that_jumps_changes_nothing() {
-    assert!(Path::new(LIBRARY).exists(), "{LIBRARY} is not here: install the package 'faketime'");
+    assert!(Path::new(LIBRARY).exists(), "{LIBRARY} is not here: install the package 'libfaketime'");
     let mut mesh = Mesh::of(2).args(["--lost-after", "5s"]).start();
     let offset = mesh.dir().join("offset");
     let jump = |to: &str| fs::write(&offset, format!("{to}\n")).expect("a file can be written");
