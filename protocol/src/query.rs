@@ -22,6 +22,7 @@ use crate::{
     message::{AnswerMsg, Cancel, CancelAck, ForgetNode, Message, NotCoordinator, QueryMsg, SetStrategy, SettingsRefused},
     placement::{fits, score},
     record::{End, Rec},
+    spec::Strategy,
     view::member_view,
     writes::Effect,
 };
@@ -383,6 +384,8 @@ impl Mesh {
 
     fn explain(&self, r: &Rec) -> ExplainView {
         let strategy = self.strategy_for(&r.need);
+        // Whose turn it is changes with every placement: a number now would say nothing.
+        let scored = !matches!(strategy, Strategy::RoundRobin | Strategy::Random);
         let nodes = self
             .candidates(r)
             .iter()
@@ -392,8 +395,9 @@ impl Mesh {
                     node: n.peer,
                     name: n.name.into(),
                     fits: verdict.is_ok(),
-                    score: verdict.is_ok().then(|| score(strategy, &r.need, n, 0)),
+                    score: (verdict.is_ok() && scored).then(|| score(strategy, &r.need, n, 0)),
                     reason: match verdict {
+                        Ok(()) if n.avoid => "could take it, but an attempt has failed there: another node goes first".into(),
                         Ok(()) => format!("could take it: {} of {} slots taken", n.load, n.slots),
                         Err(no) => no.why,
                     },
