@@ -19,7 +19,7 @@ use crate::{
     ids::{Peer, TaskId, short_prefix},
     io::Output,
     mesh::Mesh,
-    message::{AnswerMsg, Cancel, CancelAck, ForgetNode, Message, NotCoordinator, QueryMsg, SetStrategy, SettingsRefused},
+    message::{AnswerMsg, Cancel, CancelAck, ChangeQuorum, ForgetNode, Message, NotCoordinator, QueryMsg, SetStrategy, SettingsRefused},
     placement::{fits, score},
     record::{End, Rec},
     spec::Strategy,
@@ -106,6 +106,10 @@ impl Mesh {
             }
             Command::SetStrategy(strategy) => self.ask(req, Message::SetStrategy(SetStrategy { req, strategy, ext: Default::default() })),
             Command::ForgetNode(peer) => self.ask(req, Message::ForgetNode(ForgetNode { req, peer, ext: Default::default() })),
+            Command::ChangeQuorum(change, nodes, witnesses) => {
+                let m = ChangeQuorum { req, change, nodes, witnesses, ext: Default::default() };
+                self.ask(req, Message::ChangeQuorum(m));
+            }
             Command::Drain(on) => {
                 self.draining = on;
                 self.publish_advert();
@@ -154,8 +158,12 @@ impl Mesh {
         let late: Vec<u64> = self.asks.map.iter().filter(|(_, a)| now >= a.until).map(|(r, _)| *r).collect();
         for req in late {
             self.asks.map.remove(&req);
-            let message =
-                "nobody coordinates the mesh at the moment: the nodes are electing, or this one is cut off; see 'clawmesh status'".into();
+            let minority = self.quorum_view().filter(|q| !q.majority).map(|q| q.warning);
+            let message = match minority {
+                Some(why) => format!("nobody coordinates the mesh here: {why}; see 'clawmesh quorum status'"),
+                None => "nobody coordinates the mesh at the moment: the nodes are electing, or this one is cut off; see 'clawmesh status'"
+                    .into(),
+            };
             self.reply(req, Reply::Refused(Refusal::NoCoordinator { message }));
         }
         let next = self.asks.map.values().map(|a| if a.sent_to.is_none() { a.again_at.max(now + 50) } else { a.until }).min();
@@ -481,6 +489,7 @@ impl Mesh {
             outbox: self.outbox.open() as u64,
             draining: self.draining,
             store_bad: self.store_bad,
+            quorum: self.quorum_view(),
         }
     }
 
