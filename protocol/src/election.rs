@@ -126,6 +126,7 @@ impl Mesh {
         self.round = None;
         self.wait_higher = None;
         self.election_at = None;
+        self.handover_gap();
     }
 
     // ---- planning (E2) ----
@@ -661,11 +662,23 @@ impl Mesh {
         if self.now < c.reclaimed_at + HB_MS {
             return;
         }
+        self.reclaim_above(n);
+    }
+
+    /// The same coordinator in a new epoch.
+    pub(crate) fn reclaim_above(&mut self, n: u64) {
         let epoch = Epoch { n: n + 1, peer: self.me };
         self.promise(epoch);
         self.reclaim(epoch);
         self.event(Event::Claimed(epoch));
         self.send_claims();
+    }
+
+    /// Whom this node follows with contact in both directions now.
+    pub(crate) fn two_way_leader(&self) -> Option<Peer> {
+        let l = self.leader.as_ref()?;
+        let both = self.leader_alive() && self.now.saturating_sub(l.two_way) < T_SUSPECT_MS && self.view.is_usable(&l.peer);
+        both.then_some(l.peer)
     }
 
     /// What decides when two coordinators meet.

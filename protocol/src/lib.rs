@@ -7,6 +7,7 @@ pub mod config;
 mod election;
 pub mod face;
 pub mod gate;
+mod handover;
 pub mod ids;
 pub mod io;
 pub mod mesh;

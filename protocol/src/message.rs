@@ -355,6 +355,14 @@ wire_struct! {
     /// A node's catalogue.
     pub struct CatalogueMsg { 1 => catalogue: Catalogue }
 }
+wire_struct! {
+    /// My priority is higher than yours and I hold what you hold: let me coordinate (E9).
+    pub struct HandReq { 1 => epoch: Epoch, 2 => prio: u32 }
+}
+wire_struct! {
+    /// All I wrote is stable, and I begin nothing new: claim (E9).
+    pub struct HandGrant { 1 => epoch: Epoch, 2 => root: u128 }
+}
 wire_enum! {
     /// One message between two nodes.
     pub enum Message {
@@ -402,6 +410,8 @@ wire_enum! {
         42 => Hb(Hb),
         43 => ForgetNode(ForgetNode),
         44 => SettingsRefused(SettingsRefused),
+        45 => HandReq(HandReq),
+        46 => HandGrant(HandGrant),
         60 => ChangeQuorum(ChangeQuorum),
         61 => Configure(Configure),
     }

@@ -428,7 +428,7 @@ impl Mesh {
 
     /// Hands tasks to nodes while both are there.
     pub(crate) fn schedule(&mut self) {
-        let quiet = self.tilted() || self.leaving || self.store_bad;
+        let quiet = self.tilted() || self.leaving || self.store_bad || self.giving();
         if quiet || self.co.as_ref().is_none_or(|c| !c.serving() || !c.sched.dirty) {
             return;
         }
@@ -903,7 +903,7 @@ impl Mesh {
     // ---- time ----
 
     pub(crate) fn tick_schedule(&mut self) {
-        if self.tilted() || self.co.as_ref().is_none_or(|c| !c.serving()) {
+        if self.tilted() || self.giving() || self.co.as_ref().is_none_or(|c| !c.serving()) {
             return;
         }
         let now = self.now;

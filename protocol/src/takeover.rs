@@ -347,6 +347,7 @@ impl Mesh {
         }
         self.synced = true;
         self.rejects = 0;
+        self.leadership_gained();
         self.event(Event::Serving(epoch));
         self.restamp_config();
         self.choose_replicas();
@@ -369,8 +370,9 @@ impl Mesh {
 
     /// T2: what a node says about its tasks is only understood when its records are here: a result it has
     /// accepted, or an attempt it runs, may belong to a record that only it holds.  Keeps such messages
-    /// back while this node does not serve yet or still pulls from the sender; gives all others back.
+    /// back while this node does not serve yet, still pulls from the sender, or hands over; gives all others back.
     pub(crate) fn hold(&mut self, from: Peer, msg: Message) -> Option<Message> {
+        let giving = self.giving();
         let Some(c) = &mut self.co else { return Some(msg) };
         let about_tasks = matches!(
             msg,
@@ -386,7 +388,7 @@ impl Mesh {
                 | Message::ChangeQuorum(_)
         );
         let pulling = c.followers.get(&from).is_some_and(|f| f.stage == Stage::Pulling);
-        if !about_tasks || (c.serving() && !pulling) {
+        if !about_tasks || (c.serving() && !pulling && !giving) {
             return Some(msg);
         }
         if c.held.len() < HELD_MAX {
@@ -399,6 +401,9 @@ impl Mesh {
 
     /// Handles what was held back and can be understood now.
     pub(crate) fn drain_held(&mut self) {
+        if self.giving() {
+            return;
+        }
         let held = match &mut self.co {
             Some(c) if c.serving() && !c.held.is_empty() => core::mem::take(&mut c.held),
             _ => return,

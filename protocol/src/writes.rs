@@ -910,7 +910,11 @@ impl Mesh {
 
     /// W6: stop coordinating, drop what only a coordinator knows.
     pub(crate) fn step_down(&mut self, why: &'static str) {
+        let given = self.end_giving();
         if let Some(c) = self.co.take() {
+            if c.serving() {
+                self.leadership_lost(given);
+            }
             self.parked.clear();
             self.absent.clear();
             self.event(Event::SteppedDown(c.epoch, why));

@@ -1,13 +1,14 @@
 //! Three nodes on a perfect network with perfect disks: the way of a task, told once from end to end.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test; clippy only knows those inside #[test]")]
 
-mod world;
+mod common;
 
 use clawmesh_protocol::{
     face::{Command, Reply, State},
     io::Input,
 };
-use world::{World, echo, peer};
+
+use common::{World, echo, peer};
 
 #[test]
 fn a_task_runs_and_its_result_comes_back() {

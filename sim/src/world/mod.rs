@@ -39,8 +39,6 @@ const PROGRESS_MS: u64 = 60_000;
 const OVERTIME_MS: u64 = 1_800_000;
 /// How often the end condition is looked at, ms.
 const LOOK_MS: u64 = 500;
-/// How many looks in a row must find the mesh at rest.
-const LOOKS: u32 = 4;
 
 /// Something that happens later.
 enum What {
@@ -296,7 +294,7 @@ impl World {
         let back = self.nodes.iter().all(|n| n.core.is_some() || n.gone);
         let rest = back && self.checks.iter_mut().all(|c| c.see(&e, &self.disks).is_ok());
         self.looks = if rest { self.looks + 1 } else { 0 };
-        if self.looks >= LOOKS {
+        if self.looks >= self.plan.looks {
             self.done = true;
             self.count("end: at rest");
         } else if self.now > (self.storm_ends + self.plan.peace_ms).max((self.progress + PROGRESS_MS).min(self.storm_ends + OVERTIME_MS)) {

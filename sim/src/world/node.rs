@@ -131,6 +131,7 @@ impl Node {
             version: "sim".into(),
             replicas: plan.replicas,
             copies: plan.copies,
+            timing: plan.timing,
         };
         Self {
             cfg,
