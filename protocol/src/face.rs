@@ -434,6 +434,9 @@ pub struct StatusView {
     pub replicas: Vec<Peer>,
     /// Records this node holds.
     pub records: u64,
+    /// A digest of these records, 32 hexadecimal digits: nodes that show the same one hold the same.
+    #[serde(default)]
+    pub digest: String,
     /// Tasks submitted here that have no result yet.
     pub outbox: u64,
     /// This node takes no new tasks.

@@ -486,6 +486,7 @@ impl Mesh {
             strategy,
             replicas,
             records: self.table.len() as u64,
+            digest: format!("{:032x}", self.table.root()),
             outbox: self.outbox.open() as u64,
             draining: self.draining,
             store_bad: self.store_bad,

@@ -238,6 +238,7 @@ impl Fake {
             strategy: world.strategy,
             replicas: vec![HERE, THERE],
             records: 0,
+            digest: "0".repeat(32),
             outbox: 0,
             draining: world.draining,
             store_bad: false,
