@@ -449,7 +449,7 @@ pub struct StatusView {
 }
 
 /// The voters, as one node sees them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuorumView {
     /// `open` only while the first voters are being settled.
     pub mode: Mode,

@@ -41,8 +41,10 @@ wire_tuple!(Voter { peer, store, witness });
 
 wire_choice! {
     /// Who may serve.
+    #[derive(Default)]
     pub enum Mode {
         /// Any side of a split.
+        #[default]
         0 => Open = "open",
         /// The side with a majority of the voters.
         1 => Quorum = "quorum",

@@ -2,6 +2,7 @@
 
 mod config;
 mod node;
+mod quorum;
 mod run;
 mod skills;
 mod spec;
@@ -62,6 +63,11 @@ enum Command {
     Nodes {
         #[command(subcommand)]
         what: Option<node::Nodes>,
+    },
+    /// Name the voters of the mesh, so that at most one side of a split serves.
+    Quorum {
+        #[command(subcommand)]
+        what: Option<quorum::Quorum>,
     },
     /// List the skills of the mesh, or show one.
     Skills {
@@ -214,6 +220,7 @@ async fn asynchronous(command: Command, cx: &Context) -> Result<(), Failure> {
         Command::Down => node::down(cx).await,
         Command::Status => node::status(cx).await,
         Command::Nodes { what } => node::nodes(cx, what).await,
+        Command::Quorum { what } => quorum::quorum(cx, what).await,
         Command::Skills { what } => skills::skills(cx, what).await,
         Command::Invite => node::invite(cx).await,
         Command::Run(args) => run::run(cx, *args).await,
