@@ -396,6 +396,13 @@ impl Client {
     pub(crate) async fn resume(&self) -> Result<(), ClientError> {
         self.post("/resume").await
     }
+    /// Who is in reach is the mesh: nothing is held back any more.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub(crate) async fn adopt(&self) -> Result<(), ClientError> {
+        self.post("/adopt").await
+    }
     /// Sets the strategy of the whole mesh.
     ///
     /// # Errors

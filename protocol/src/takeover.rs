@@ -8,7 +8,7 @@ use alloc::{
 use crate::{
     codec::Blob,
     config::T_CLAIM_MS,
-    ids::{Peer, TaskId},
+    ids::{Epoch, Peer, TaskId},
     io::Event,
     mesh::Mesh,
     message::{BYTES_MAX, Floor, Follow, ITEMS_MAX, Inventory, Message, Pull, PullResp, Release, Settings},
@@ -53,6 +53,8 @@ pub(crate) struct Follower {
     pub(crate) dels: Vec<TaskId>,
     pub(crate) floors: Vec<Floor>,
     pub(crate) settings: Option<Settings>,
+    /// The settings it was told although it is no replica.
+    pub(crate) settings_told: (Epoch, u64),
     pub(crate) sent_upto: u64,
     pub(crate) join_seq: u64,
     pub(crate) catching: bool,
@@ -78,6 +80,7 @@ impl Follower {
             dels: Vec::new(),
             floors: Vec::new(),
             settings: None,
+            settings_told: (Epoch::ZERO, 0),
             sent_upto: 0,
             join_seq: 0,
             catching: false,
@@ -332,6 +335,7 @@ impl Mesh {
         self.leadership_gained();
         self.event(Event::Serving(epoch));
         self.choose_replicas();
+        self.look_at_split();
         self.sched_rebuild();
         self.leader_changed();
         let ready: Vec<Peer> =
@@ -366,6 +370,7 @@ impl Mesh {
                 | Message::Cancel(_)
                 | Message::Query(_)
                 | Message::SetStrategy(_)
+                | Message::Adopt(_)
         );
         let pulling = c.followers.get(&from).is_some_and(|f| f.stage == Stage::Pulling);
         if !about_tasks || (c.serving() && !pulling && !giving) {

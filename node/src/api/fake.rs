@@ -272,7 +272,7 @@ impl Backend for Fake {
                     self.world().draining = d;
                     Reply::Ok
                 }
-                Command::Forget(_) | Command::ForgetNode(_) | Command::Leave => Reply::Ok,
+                Command::Forget(_) | Command::ForgetNode(_) | Command::Adopt | Command::Leave => Reply::Ok,
             })
         }
         .boxed()
