@@ -8,7 +8,7 @@ use alloc::{
 use crate::{
     codec::Blob,
     config::T_CLAIM_MS,
-    ids::{Peer, TaskId},
+    ids::{Epoch, Peer, TaskId},
     io::Event,
     mesh::Mesh,
     message::{BYTES_MAX, Floor, Follow, ITEMS_MAX, Inventory, Message, Pull, PullResp, Release, Settings},
@@ -55,6 +55,8 @@ pub(crate) struct Follower {
     pub(crate) floors: Vec<Floor>,
     pub(crate) settings: Option<Settings>,
     pub(crate) config: Option<MeshConfig>,
+    /// The settings it was told although it is no replica.
+    pub(crate) settings_told: (Epoch, u64),
     pub(crate) sent_upto: u64,
     pub(crate) join_seq: u64,
     pub(crate) catching: bool,
@@ -81,6 +83,7 @@ impl Follower {
             floors: Vec::new(),
             settings: None,
             config: None,
+            settings_told: (Epoch::ZERO, 0),
             sent_upto: 0,
             join_seq: 0,
             catching: false,
@@ -351,6 +354,7 @@ impl Mesh {
         self.event(Event::Serving(epoch));
         self.restamp_config();
         self.choose_replicas();
+        self.look_at_split();
         self.sched_rebuild();
         self.leader_changed();
         let ready: Vec<Peer> =
@@ -386,6 +390,7 @@ impl Mesh {
                 | Message::Query(_)
                 | Message::SetStrategy(_)
                 | Message::ChangeQuorum(_)
+                | Message::Adopt(_)
         );
         let pulling = c.followers.get(&from).is_some_and(|f| f.stage == Stage::Pulling);
         if !about_tasks || (c.serving() && !pulling && !giving) {
