@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ids::{Hash, Peer, ShortId, TaskId},
+    quorum::{Change, Mode},
     spec::{Data, Kind, OnLost, OnSplit, Priority, Spec, Strategy},
 };
 
@@ -44,7 +45,7 @@ pub struct NewTask {
     pub on_lost: Option<OnLost>,
     /// What happens on the smaller side of a split: run, wait (default) or never.
     pub on_split: Option<OnSplit>,
-    /// Never start twice; needs `pin`.
+    /// Never start twice; needs `pin`, or a mesh with voters.
     pub at_most_once: bool,
     /// Idempotency key: the same key and task joins the one that is there.
     pub key: Option<String>,
@@ -84,6 +85,9 @@ pub enum Command {
     ForgetNode(Peer),
     /// Who is in reach is the mesh: what a split holds back on this side runs (S7).
     Adopt,
+    /// Name, add or remove voters (C2): what, which nodes, and which of them as witnesses.  Answered when the change is
+    /// stable.
+    ChangeQuorum(Change, Vec<Peer>, Vec<Peer>),
     /// Leave in order: running work is handed back, `Bye` is said.  Answered when done.
     Leave,
 }
@@ -434,12 +438,56 @@ pub struct StatusView {
     pub replicas: Vec<Peer>,
     /// Records this node holds.
     pub records: u64,
+    /// A digest of these records, 32 hexadecimal digits: nodes that show the same one hold the same.
+    #[serde(default)]
+    pub digest: String,
     /// Tasks submitted here that have no result yet.
     pub outbox: u64,
     /// This node takes no new tasks.
     pub draining: bool,
     /// The disk refuses writes; the node is about to restart its store.
     pub store_bad: bool,
+    /// The voters, when the mesh has some.
+    #[serde(default)]
+    pub quorum: Option<QuorumView>,
+}
+
+/// The voters, as one node sees them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuorumView {
+    /// `open` only while the first voters are being settled.
+    pub mode: Mode,
+    /// The voters.
+    pub voters: Vec<VoterView>,
+    /// The voters that are about to replace them; empty when no change is under way.
+    pub pending: Vec<VoterView>,
+    /// How many voters it takes to serve.
+    pub needed: u32,
+    /// How many can be reached from here and count.
+    pub counting: u32,
+    /// These are enough, of the pending ones too.
+    pub majority: bool,
+    /// Rises with every change.
+    pub number: u64,
+    /// What a person should know or do; empty when all is well.
+    pub warning: String,
+}
+
+/// One voter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VoterView {
+    /// The node.
+    pub node: Peer,
+    /// Its name.
+    pub name: String,
+    /// It holds and votes, but runs no tasks and never coordinates.
+    pub witness: bool,
+    /// This node can talk to it.
+    pub reachable: bool,
+    /// Reachable, with the store it was named with.
+    pub counts: bool,
+    /// It has another store than the one it was named with, and does not count.
+    pub replaced: bool,
 }
 
 /// A member for people.

@@ -17,6 +17,7 @@ mod origin;
 pub mod placement;
 mod query;
 mod queue;
+pub mod quorum;
 pub mod record;
 mod schedule;
 pub mod skill;

@@ -150,6 +150,8 @@ pub struct Mesh {
     pub(crate) table: Table,
     pub(crate) floors: BTreeMap<Origin, (u64, u64)>,
     pub(crate) settings: Option<Settings>,
+    /// The newest voters this node knows; none in open mode.
+    pub(crate) quorum: Option<crate::quorum::MeshConfig>,
     pub(crate) blobs: BTreeSet<Hash>,
     pub(crate) fetching: BTreeMap<Hash, u64>,
     /// Named by records of ours, and had by nobody in reach.
@@ -240,6 +242,7 @@ impl Mesh {
             table: Table::new(),
             floors: BTreeMap::new(),
             settings: None,
+            quorum: None,
             blobs: recovered.blobs,
             fetching: BTreeMap::new(),
             absent: BTreeSet::new(),
@@ -272,6 +275,7 @@ impl Mesh {
                 Some(Key::Task) => crate::record::decode_rec(&value).map(|r| self.load_rec(r, value, quarantined)).is_ok(),
                 Some(Key::Floor) => codec::decode::<Floor>(&value).map(|f| self.floors.insert(f.origin, (f.inc, f.seq))).is_ok(),
                 Some(Key::Settings) => codec::decode::<Settings>(&value).map(|s| self.settings = Some(s)).is_ok(),
+                Some(Key::Config) => codec::decode::<crate::quorum::MeshConfig>(&value).map(|q| self.quorum = Some(q)).is_ok(),
                 Some(Key::Member(p)) => codec::decode::<Remembered>(&value)
                     .map(|r| {
                         let m = self.view.entry(p);
@@ -414,6 +418,8 @@ impl Mesh {
             Message::HandReq(r) => self.on_hand_req(from, r),
             Message::HandGrant(g) => self.on_hand_grant(from, g),
             Message::SettingsAck(a) => self.on_settings_ack(a.req),
+            Message::ChangeQuorum(m) => self.on_change_quorum(from, m),
+            Message::Configure(m) => self.on_configure(from, m),
             Message::Bye(b) => self.on_bye(from, b),
             Message::Busy(b) => self.on_busy(from, b),
             Message::NotCoordinator(n) => self.on_not_coordinator(from, n),
@@ -752,6 +758,7 @@ impl Mesh {
 
     /// Ends a step: places what can be placed, fills the replicas' windows, seals the batch.
     fn finish(&mut self, out: &mut Vec<Output>) {
+        self.step_config();
         self.grant();
         self.schedule();
         self.drain_own();
@@ -813,7 +820,7 @@ impl Mesh {
 
     /// May this node coordinate now (E2)?
     pub(crate) fn eligible(&self) -> bool {
-        self.cfg.can_lead && !self.store_bad && !self.leaving && !self.tilted() && !self.barred()
+        self.cfg.can_lead && !self.store_bad && !self.leaving && !self.tilted() && self.may_lead_voters() && !self.barred()
     }
 
     pub(crate) fn own_floor(&self) -> Option<(u64, u64)> {

@@ -114,7 +114,7 @@ pub fn fits(need: &Need, c: &Candidate<'_>) -> Result<(), No> {
 pub fn score(strategy: Strategy, need: &Need, c: &Candidate<'_>, turn: u64) -> u64 {
     let slots = u64::from(c.slots.max(1));
     let load = u64::from(c.load) * 1_000 / slots;
-    let s = match strategy {
+    match strategy {
         // Tasks per slot; of equals, the less busy machine, as far as its figures are fresh.
         Strategy::LeastTasks => load * 1_000 + if c.facts_age_ms < 15_000 { u64::from(c.facts.cpu_percent.min(100)) } else { 50 },
         Strategy::RoundRobin => turn,
@@ -137,17 +137,20 @@ pub fn score(strategy: Strategy, need: &Need, c: &Candidate<'_>, turn: u64) -> u
             let h = Hash::of(&b).0;
             u64::from_be_bytes([0, h[1], h[2], h[3], h[4], h[5], h[6], h[7]])
         }
-    };
-    if c.avoid { s.saturating_add(1 << 60) } else { s }
+    }
 }
 
 /// Chooses a node.  `turn` gives a node's turn for round-robin (lower = longer ago) and a random
-/// number for `random`.
+/// number for `random`.  A node to avoid is taken when there is no other.
 pub fn choose<'a, 'b>(
     strategy: Strategy,
     need: &Need,
     nodes: &'b [Candidate<'a>],
     mut turn: impl FnMut(&Peer) -> u64,
 ) -> Option<(&'b Candidate<'a>, u64)> {
-    nodes.iter().filter(|c| fits(need, c).is_ok()).map(|c| (c, score(strategy, need, c, turn(&c.peer)))).min_by_key(|(c, s)| (*s, c.peer))
+    nodes
+        .iter()
+        .filter(|c| fits(need, c).is_ok())
+        .map(|c| (c, score(strategy, need, c, turn(&c.peer))))
+        .min_by_key(|(c, s)| (c.avoid, *s, c.peer))
 }

@@ -19,9 +19,12 @@ use crate::{
     ids::{Peer, TaskId, short_prefix},
     io::Output,
     mesh::Mesh,
-    message::{Adopt, AnswerMsg, Cancel, CancelAck, ForgetNode, Message, NotCoordinator, QueryMsg, SetStrategy, SettingsRefused},
+    message::{
+        Adopt, AnswerMsg, Cancel, CancelAck, ChangeQuorum, ForgetNode, Message, NotCoordinator, QueryMsg, SetStrategy, SettingsRefused,
+    },
     placement::{fits, score},
     record::{End, Rec},
+    spec::Strategy,
     view::member_view,
     writes::Effect,
 };
@@ -105,6 +108,10 @@ impl Mesh {
             }
             Command::SetStrategy(strategy) => self.ask(req, Message::SetStrategy(SetStrategy { req, strategy, ext: Default::default() })),
             Command::ForgetNode(peer) => self.ask(req, Message::ForgetNode(ForgetNode { req, peer, ext: Default::default() })),
+            Command::ChangeQuorum(change, nodes, witnesses) => {
+                let m = ChangeQuorum { req, change, nodes, witnesses, ext: Default::default() };
+                self.ask(req, Message::ChangeQuorum(m));
+            }
             Command::Drain(on) => {
                 self.draining = on;
                 self.publish_advert();
@@ -154,8 +161,12 @@ impl Mesh {
         let late: Vec<u64> = self.asks.map.iter().filter(|(_, a)| now >= a.until).map(|(r, _)| *r).collect();
         for req in late {
             self.asks.map.remove(&req);
-            let message =
-                "nobody coordinates the mesh at the moment: the nodes are electing, or this one is cut off; see 'clawmesh status'".into();
+            let minority = self.quorum_view().filter(|q| !q.majority).map(|q| q.warning);
+            let message = match minority {
+                Some(why) => format!("nobody coordinates the mesh here: {why}; see 'clawmesh quorum status'"),
+                None => "nobody coordinates the mesh at the moment: the nodes are electing, or this one is cut off; see 'clawmesh status'"
+                    .into(),
+            };
             self.reply(req, Reply::Refused(Refusal::NoCoordinator { message }));
         }
         let next = self.asks.map.values().map(|a| if a.sent_to.is_none() { a.again_at.max(now + 50) } else { a.until }).min();
@@ -388,6 +399,8 @@ impl Mesh {
 
     fn explain(&self, r: &Rec) -> ExplainView {
         let strategy = self.strategy_for(&r.need);
+        // Whose turn it is changes with every placement: a number now would say nothing.
+        let scored = !matches!(strategy, Strategy::RoundRobin | Strategy::Random);
         let nodes = self
             .candidates(r)
             .iter()
@@ -397,8 +410,9 @@ impl Mesh {
                     node: n.peer,
                     name: n.name.into(),
                     fits: verdict.is_ok(),
-                    score: verdict.is_ok().then(|| score(strategy, &r.need, n, 0)),
+                    score: (verdict.is_ok() && scored).then(|| score(strategy, &r.need, n, 0)),
                     reason: match verdict {
+                        Ok(()) if n.avoid => "could take it, but an attempt has failed there: another node goes first".into(),
                         Ok(()) => format!("could take it: {} of {} slots taken", n.load, n.slots),
                         Err(no) => no.why,
                     },
@@ -479,9 +493,11 @@ impl Mesh {
             strategy,
             replicas,
             records: self.table.len() as u64,
+            digest: format!("{:032x}", self.table.root()),
             outbox: self.outbox.open() as u64,
             draining: self.draining,
             store_bad: self.store_bad,
+            quorum: self.quorum_view(),
         }
     }
 

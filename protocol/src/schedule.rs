@@ -32,6 +32,7 @@ pub(crate) enum Key {
     Run,
     Floor,
     Settings,
+    Config,
     Member(Peer),
     Meta,
 }
@@ -45,6 +46,7 @@ impl Key {
             b'r' => Self::Run,
             b'f' => Self::Floor,
             b's' => Self::Settings,
+            b'q' => Self::Config,
             b'v' => Self::Member(Peer(rest.try_into().ok()?)),
             b'm' => Self::Meta,
             _ => return None,
@@ -76,6 +78,9 @@ impl Key {
     }
     pub(crate) fn settings() -> Vec<u8> {
         b"s".to_vec()
+    }
+    pub(crate) fn config() -> Vec<u8> {
+        b"q".to_vec()
     }
     pub(crate) fn member(p: Peer) -> Vec<u8> {
         Self::with(b'v', &p.0)
@@ -359,6 +364,12 @@ impl Mesh {
         if let Some(p) = spec.need.pin.filter(|p| *p != self.me && self.view.get(p).is_none()) {
             return Some(Refusal::Invalid { message: format!("no node {p} is known: 'clawmesh nodes' lists them") });
         }
+        if spec.need.at_most_once && spec.need.pin.is_none() && self.open_rules() {
+            // S6: each side of a split would start it.
+            let message = "an at-most-once task must be pinned to one node (--node NAME), or the mesh needs voters ('clawmesh quorum init'): \
+                           in open mode only that node's own log can promise it";
+            return Some(Refusal::Invalid { message: message.into() });
+        }
         if spec.need.kind != Kind::Skill {
             return None;
         }
@@ -483,7 +494,7 @@ impl Mesh {
             peer: self.me,
             name: &self.cfg.name,
             online: true,
-            draining: self.draining || self.leaving,
+            draining: self.draining || self.leaving || self.witness(&self.me),
             commands: self.cfg.commands,
             has_skill: self.worker.runnable.contains(&rec.need.skill),
             agent_skill: self.catalogue.skills.iter().any(|s| s.name == rec.need.skill),
@@ -502,7 +513,7 @@ impl Mesh {
                 peer: *p,
                 name: &m.name,
                 online: m.usable() && c.followers.contains_key(p),
-                draining: a.draining,
+                draining: a.draining || self.witness(p),
                 commands: a.commands,
                 has_skill: m.runnable.contains(&rec.need.skill),
                 agent_skill: m.catalogue.as_ref().is_some_and(|c| c.skills.iter().any(|s| s.name == rec.need.skill)),
@@ -644,10 +655,12 @@ impl Mesh {
         if self.co.as_ref().is_none_or(|c| !c.serving()) {
             return;
         }
-        let ours = self.table.get(&r.id).is_some_and(|rec| rec.live.iter().any(|l| l.attempt == r.attempt && l.worker == from));
-        if ours {
-            self.end_attempt(&r.id, r.attempt, End::Returned, None, &r.why);
-        }
+        let Some(rec) = self.table.get(&r.id) else { return };
+        let Some(live) = rec.live.iter().find(|l| l.attempt == r.attempt && l.worker == from) else { return };
+        let boot = if from == self.me { self.boot } else { self.co.as_ref().and_then(|c| c.followers.get(&from)).map_or(0, |f| f.boot) };
+        // A later boot can't vouch for what an earlier one has begun: its log may have been damaged (D3).
+        let unsure = rec.need.at_most_once && live.wboot != boot;
+        self.end_attempt(&r.id, r.attempt, if unsure { End::Crashed } else { End::Returned }, None, &r.why);
     }
 
     pub(crate) fn on_report(&mut self, from: Peer, r: Report) {
@@ -736,13 +749,18 @@ impl Mesh {
                 self.decide(&id, End::Timeout, Some(attempt), Some(from), o.exit, "the total time limit passed", o.data, o.ran_ms);
             }
             End::Failed | End::Timeout => {
-                let last = rec.failures >= rec.need.retries || cancel;
+                // A second attempt of what must not run twice would be its second start.
+                let last = rec.failures >= rec.need.retries || cancel || rec.need.at_most_once;
                 if last {
                     let end = if cancel { End::Cancelled } else { o.end };
                     self.decide(&id, end, Some(attempt), Some(from), o.exit, &o.why, o.data, o.ran_ms);
                 } else {
                     self.end_attempt(&id, attempt, o.end, o.exit, &o.why);
                 }
+            }
+            End::Returned if rec.need.at_most_once => {
+                let why = "the worker left while it ran: whether it had finished is unknown";
+                self.decide(&id, End::Failed, Some(attempt), Some(from), o.exit, why, o.data, o.ran_ms);
             }
             end => self.end_attempt(&id, attempt, end, o.exit, &o.why),
         }
@@ -878,7 +896,10 @@ impl Mesh {
         let Some(c) = self.co.as_ref().filter(|c| c.serving()) else { return };
         let list: Vec<_> = c.sched.placed.get(&worker).into_iter().flatten().copied().collect();
         for (id, attempt) in list {
-            let boot = self.table.get(&id).and_then(|r| r.live.iter().find(|l| l.attempt == attempt)).map(|l| l.wboot);
+            let Some(rec) = self.table.get(&id) else { continue };
+            let boot = rec.live.iter().find(|l| l.attempt == attempt).map(|l| l.wboot);
+            // Who left may have begun it.
+            let end = if end == End::Returned && rec.need.at_most_once { End::Lost } else { end };
             if boot.is_some_and(&boots) {
                 self.end_attempt(&id, attempt, end, None, why);
             }

@@ -272,11 +272,6 @@ pub fn split(new: &NewTask) -> Result<(Need, Vec<u8>), String> {
     ] {
         bounded(name, v.unwrap_or(0), TIMEOUT_MAX_MS)?;
     }
-    if new.at_most_once && new.pin.is_none() {
-        return Err(
-            "an at-most-once task must be pinned to one node (--node NAME): in open mode only that node's own log can promise it".into()
-        );
-    }
     let title = match &new.argv {
         Some(argv) => argv.join(" "),
         None => new.skill.clone().unwrap_or_default(),

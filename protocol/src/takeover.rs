@@ -12,6 +12,7 @@ use crate::{
     io::Event,
     mesh::Mesh,
     message::{BYTES_MAX, Floor, Follow, ITEMS_MAX, Inventory, Message, Pull, PullResp, Release, Settings},
+    quorum::MeshConfig,
     record::{End, Rec, decode_rec, reconcile, same_content},
     table::BUCKETS,
     writes::{Effect, Phase},
@@ -55,6 +56,7 @@ pub(crate) struct Follower {
     pub(crate) settings: Option<Settings>,
     /// The settings it was told although it is no replica.
     pub(crate) settings_told: (Epoch, u64),
+    pub(crate) config: Option<MeshConfig>,
     pub(crate) sent_upto: u64,
     pub(crate) join_seq: u64,
     pub(crate) catching: bool,
@@ -81,6 +83,7 @@ impl Follower {
             floors: Vec::new(),
             settings: None,
             settings_told: (Epoch::ZERO, 0),
+            config: None,
             sent_upto: 0,
             join_seq: 0,
             catching: false,
@@ -152,6 +155,12 @@ impl Mesh {
         if let Some(s) = f.settings {
             self.adopt_settings(s);
         }
+        if let Some(q) = f.config {
+            self.adopt_config(&q);
+            if self.co.is_none() {
+                return;
+            }
+        }
         if !equal {
             self.send(from, Message::Pull(Pull { epoch, buckets: Vec::new(), after: None, ext: Default::default() }));
         }
@@ -167,6 +176,7 @@ impl Mesh {
             return;
         }
         self.choose_replicas();
+        self.tell_config(p);
         self.deliver_to(p);
         self.capacity_changed();
         self.drain_held();
@@ -257,6 +267,9 @@ impl Mesh {
 
     /// T3, T4, T5: joins a pulled record with ours.
     fn merge(&mut self, theirs: Rec, bytes: Vec<u8>) {
+        if !self.open_rules() {
+            return self.merge_by_majority(theirs, bytes);
+        }
         let id = theirs.id;
         let serving = self.co.as_ref().is_some_and(|c| c.serving());
         match self.table.get(&id) {
@@ -299,7 +312,7 @@ impl Mesh {
 
     /// A record that came with a late follower: what it owes to nodes that joined before is said now,
     /// because they have said their part already (T6).
-    fn resume(&mut self, id: &TaskId) {
+    pub(crate) fn resume(&mut self, id: &TaskId) {
         let Some(rec) = self.table.get(id) else { return };
         if rec.terminal() {
             if !rec.delivered && !self.below_floor(id) {
@@ -316,7 +329,7 @@ impl Mesh {
         }
     }
 
-    /// Serve when all that answered is pulled (T2, open mode).
+    /// Serve when all that answered is pulled, and in quorum mode a majority of the voters (T2).
     pub(crate) fn sync_check(&mut self) {
         let Some(c) = &self.co else { return };
         if c.phase != Phase::Syncing || !c.sure() {
@@ -325,15 +338,21 @@ impl Mesh {
         if c.followers.iter().any(|(p, f)| f.stage == Stage::Pulling && self.view.is_usable(p)) {
             return self.wake_at(self.now + T_CLAIM_MS);
         }
+        if !self.majority_pulled() {
+            // Who promised may still follow; `tick_majority` gives up when nobody does.
+            return;
+        }
         let epoch = c.epoch;
         if let Some(c) = &mut self.co {
             c.phase = Phase::Serving;
+            c.merged.clear();
             c.reclaimed_at = self.now;
         }
         self.synced = true;
         self.rejects = 0;
         self.leadership_gained();
         self.event(Event::Serving(epoch));
+        self.restamp_config();
         self.choose_replicas();
         self.look_at_split();
         self.sched_rebuild();
@@ -371,6 +390,7 @@ impl Mesh {
                 | Message::Query(_)
                 | Message::SetStrategy(_)
                 | Message::Adopt(_)
+                | Message::ChangeQuorum(_)
         );
         let pulling = c.followers.get(&from).is_some_and(|f| f.stage == Stage::Pulling);
         if !about_tasks || (c.serving() && !pulling && !giving) {
@@ -402,6 +422,7 @@ impl Mesh {
     pub(crate) fn start_stream(&mut self, p: Peer) {
         let now = self.now;
         let settings = self.settings.clone();
+        let config = self.quorum.clone();
         let floors: Vec<Floor> =
             self.floors.iter().take(ITEMS_MAX).map(|(o, (inc, seq))| Floor { origin: *o, inc: *inc, seq: *seq }).collect();
         let root = self.table.root();
@@ -421,6 +442,7 @@ impl Mesh {
         f.catching = true;
         f.told_synced = false;
         f.settings = settings;
+        f.config = config;
         f.floors = floors;
         if f.root != root || f.count == 0 {
             let empty = f.count == 0;

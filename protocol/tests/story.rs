@@ -1,5 +1,5 @@
 //! Three nodes on a perfect network with perfect disks: the way of a task, told once from end to end.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test; clippy only knows those inside #[test]")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test; clippy only knows those inside #[test]")]
 
 mod common;
 

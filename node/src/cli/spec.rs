@@ -50,8 +50,8 @@ pub(super) struct TaskFlags {
     /// Environment variable of the task; may be given several times.
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = env)]
     envs: Vec<(String, String)>,
-    /// Never start it twice; needs --node.
-    #[arg(long, requires = "node")]
+    /// Never start it twice; needs --node, or a mesh with voters ('clawmesh quorum').
+    #[arg(long)]
     at_most_once: bool,
     /// When its node is lost: run it elsewhere, or give it up [default: requeue].
     #[arg(long, value_name = "WHAT", value_parser = on_lost())]

@@ -106,7 +106,6 @@ fn wrong_values_are_refused_with_the_right_ones() {
     assert!(wrong("clawmesh run --retries 101 -- ls").contains("0..=100"));
     assert!(wrong("clawmesh run --env A -- ls").contains("NAME=VALUE"));
     assert!(wrong("clawmesh run --memory lots -- ls").contains("512MiB"));
-    assert!(wrong("clawmesh run --at-most-once -- ls").contains("--node"));
     assert!(wrong("clawmesh run --detach --wait-timeout 1s -- ls").contains("cannot be used with"));
     assert!(wrong("clawmesh submit x --wait-timeout 1s").contains("--wait"));
     assert!(wrong("clawmesh submit x --input 1 --input-file f").contains("cannot be used with"));
