@@ -68,6 +68,10 @@ impl Mesh {
     /// How long tasks are held when this node coordinates now: fewer members are in reach than may be alive
     /// elsewhere, or as many and the best of them all is not here.
     fn split(&self) -> Option<u64> {
+        if self.by_majority() {
+            // The smaller side serves nobody.
+            return None;
+        }
         let known: BTreeMap<u64, _> = self.view.members.iter().map(|(p, m)| (mark(p), m)).collect();
         let me = mark(&self.me);
         let (mut here, mut elsewhere, mut best_here) = (0, 0, None);
