@@ -123,6 +123,8 @@ pub struct Config {
     pub replicas: usize,
     /// See `replicas`.
     pub copies: usize,
+    /// The highest protocol this node understands: [`PROTO`] in the product, varied by tests (V3).
+    pub proto: u32,
     /// Long times; the default in the product.
     pub timing: Timing,
 }

@@ -61,7 +61,7 @@ impl Mesh {
         let old = self.settings.clone();
         Some(match old {
             Some(s) => Settings { epoch, seq, ..s },
-            None => Settings { epoch, seq, strategy: Default::default(), members: Blob::default(), ext: Default::default() },
+            None => Settings { epoch, seq, strategy: Default::default(), members: Blob::default(), proto: 0, ext: Default::default() },
         })
     }
 
@@ -132,6 +132,7 @@ impl Mesh {
         self.look_at_split();
         if self.split.hold.is_none() && !self.tilted() {
             self.record_members(self.cfg.timing.absent_ms);
+            self.tick_versions();
         }
         if self.now >= self.split.tell_at {
             self.split.tell_at = self.now + TELL_MS;

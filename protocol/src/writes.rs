@@ -648,7 +648,9 @@ impl Mesh {
 
     // ---- settings ----
 
-    pub(crate) fn adopt_settings(&mut self, s: Settings) {
+    pub(crate) fn adopt_settings(&mut self, mut s: Settings) {
+        // V3: it only rises.
+        s.proto = self.hear_proto(s.proto).max(self.settings.as_ref().map_or(0, |o| o.proto));
         let newer = self.settings.as_ref().is_none_or(|o| (s.epoch, s.seq) > (o.epoch, o.seq));
         if newer {
             self.put(Key::settings(), crate::codec::encode(&s));
@@ -686,6 +688,7 @@ impl Mesh {
             queue,
             strategy,
             beat: 0,
+            proto: self.active_proto(),
             majority: self.by_majority(),
             ext: Default::default(),
         };

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use clawmesh_protocol::{
-    config::{Config, Timing},
+    config::{Config, PROTO, Timing},
     face::{Command, NewTask, Reply},
     gate::Gate,
     ids::Peer,
@@ -45,6 +45,7 @@ pub fn config(n: u8) -> Config {
         version: "test".into(),
         replicas: 3,
         copies: 2,
+        proto: PROTO,
         timing: Timing::default(),
     }
 }

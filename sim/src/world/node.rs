@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use clawmesh_protocol::{
-    config::{BACKOFF_MAX_MS, Config, WAKE_MAX_MS},
+    config::{BACKOFF_MAX_MS, Config, PROTO, WAKE_MAX_MS},
     face::{Facts, Reply},
     gate::Gate,
     ids::{Attempt, Hash, Peer, TaskId},
@@ -131,6 +131,7 @@ impl Node {
             version: "sim".into(),
             replicas: plan.replicas,
             copies: plan.copies,
+            proto: PROTO,
             timing: plan.timing,
         };
         Self {
