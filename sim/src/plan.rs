@@ -4,6 +4,7 @@
 //! rare combinations are met and a frequent fault can't hide what happens in its absence.
 
 use clap::ValueEnum;
+use clawmesh_protocol::config::Timing;
 use serde::Serialize;
 
 use crate::rng::Dice;
@@ -163,6 +164,10 @@ pub struct Plan {
     pub quarantine: bool,
     /// Wall clocks differ by up to this, ms.
     pub skew_ms: u64,
+    /// How many looks in a row, two a second, must find the mesh at rest.
+    pub looks: u32,
+    /// The protocol's long times.
+    pub timing: Timing,
 }
 
 impl Plan {
@@ -210,6 +215,8 @@ impl Plan {
             late: if d.percent(50) { 0 } else { d.range(10, 60) },
             quarantine: d.percent(20),
             skew_ms: if d.percent(50) { 0 } else { 3_600_000 },
+            looks: if d.percent(75) { 4 } else { d.range(20, 120) as u32 },
+            timing: timing(&mut d),
         }
     }
 
@@ -231,6 +238,25 @@ impl Plan {
             self.late,
             faults.join(" ")
         )
+    }
+}
+
+/// In most worlds the long times are short, so that what follows from them happens at all.
+fn timing(d: &mut Dice) -> Timing {
+    let (hold_ms, hold_half_ms, absent_ms) = (d.range(5_000, 60_000), d.range(2_000, 30_000), d.range(5_000, 60_000));
+    if d.percent(30) {
+        // Half of the mesh may be destroyed: nobody waits ten minutes for it here.
+        return Timing { hold_ms, hold_half_ms, absent_ms, ..Timing::default() };
+    }
+    Timing {
+        hold_ms,
+        hold_half_ms,
+        absent_ms,
+        steady_ms: d.range(500, 6_000),
+        tenure_ms: d.range(1_000, 10_000),
+        settled_ms: d.range(5_000, 60_000),
+        stuck_ms: if d.percent(50) { 10_000 } else { d.range(3_000, 10_000) },
+        barred_ms: d.range(5_000, 60_000),
     }
 }
 

@@ -242,6 +242,7 @@ impl Fake {
             outbox: 0,
             draining: world.draining,
             store_bad: false,
+            quorum: None,
         }
     }
 }
@@ -273,7 +274,7 @@ impl Backend for Fake {
                     self.world().draining = d;
                     Reply::Ok
                 }
-                Command::Forget(_) | Command::ForgetNode(_) | Command::Leave => Reply::Ok,
+                Command::Forget(_) | Command::ForgetNode(_) | Command::Adopt | Command::ChangeQuorum(..) | Command::Leave => Reply::Ok,
             })
         }
         .boxed()

@@ -11,6 +11,7 @@ mod i08_equal_bytes;
 mod i09_one_start;
 mod i14_converged;
 mod i15_done;
+mod i16_churn;
 mod i20_copies;
 
 use crate::oracle::{Disks, Entry};
@@ -39,6 +40,7 @@ pub fn all(copies: usize) -> Vec<Box<dyn Check>> {
         Box::new(i09_one_start::OneStart::default()),
         Box::new(i14_converged::Converged),
         Box::new(i15_done::Done::default()),
+        Box::new(i16_churn::Churn::default()),
         Box::new(i20_copies::Copies),
     ]
 }
