@@ -13,6 +13,38 @@ fn a_database_damaged_in_two_thousand_ways_is_always_noticed() {
     damage_study(2000);
 }
 
+#[test]
+fn an_fsync_that_fails_at_any_moment_costs_nothing_that_was_acknowledged() {
+    let no_side =
+        |no: u64| Batch { no, puts: vec![(key(no), value(no)), (KEY_HW.to_vec(), no.to_be_bytes().to_vec())], ..Batch::default() };
+    for nth in 1..=20 {
+        let kind = if nth % 2 == 0 { ErrorKind::Other } else { ErrorKind::StorageFull };
+        let dir = tempfile::tempdir().unwrap();
+        let rig = Rig::open(dir.path());
+        rig.faults.fail_sync_in(nth, kind);
+        let (mut acked, mut failed) = (0, false);
+        for no in 1..=30_u64 {
+            let side = no.is_multiple_of(3).then(|| no.to_be_bytes().to_vec());
+            if rig.store.commit(Batch { side, ..no_side(no) }).is_err() {
+                break;
+            }
+            match rig.done.recv_timeout(PATIENCE).unwrap() {
+                Completion::Committed { upto, .. } => acked = upto,
+                Completion::Failed { .. } => {
+                    failed = true;
+                    break;
+                }
+            }
+        }
+        assert!(failed, "fsync {nth} failed and nobody was told");
+        drop(rig);
+        let rig = Rig::open(dir.path());
+        assert!(!rig.report.quarantined, "fsync {nth}: {:?}", rig.report);
+        assert!((1..=acked).all(|no| rig.value(&key(no)) == Some(&value(no)[..])), "fsync {nth}: something of {acked} is lost");
+        assert!(rig.side.as_deref().map_or(0, |s| u64::from_be_bytes(s.try_into().unwrap())) >= acked / 3 * 3, "fsync {nth}");
+    }
+}
+
 /// Flipped bits, zeroed pages and cut ends at places all over the file, with and without a
 /// snapshot. Each must end in the whole content or in a quarantine, and the start after that
 /// must be an ordinary one.
