@@ -859,9 +859,20 @@ impl Mesh {
             self.floors.insert(f.origin, (f.inc, f.seq));
             self.put(Key::floor(&f.origin), codec::encode(&f));
             self.coord_floor(f);
+            self.retire(f, old.unwrap_or_default());
             if f.inc == u64::MAX {
                 self.forgotten(f.origin);
             }
+        }
+    }
+
+    /// T5: what a risen floor passes by is dead, also when it was placed already: its worker would not even answer.
+    fn retire(&mut self, f: Floor, old: (u64, u64)) {
+        if self.co.as_ref().is_none_or(|c| !c.serving()) || old >= (f.inc, f.seq) {
+            return;
+        }
+        for id in self.table.open_of(f.origin, old, (f.inc, f.seq)) {
+            self.sched_refresh(&id);
         }
     }
 

@@ -2,9 +2,10 @@
 //! 32 bytes (T1).
 
 use alloc::{collections::BTreeMap, collections::BTreeSet, string::String, vec, vec::Vec};
+use core::ops::Bound;
 
 use crate::{
-    ids::{Hash, ShortId, TaskId, Ver},
+    ids::{Hash, Origin, ShortId, TaskId, Ver},
     record::{Queued, Rec},
 };
 
@@ -104,6 +105,12 @@ impl Table {
     }
     pub(crate) fn bytes(&self, id: &TaskId) -> Option<&[u8]> {
         self.map.get(id).map(|e| e.bytes.as_slice())
+    }
+    /// Tasks of an origin above `from` and up to `to` that have not ended.
+    pub(crate) fn open_of(&self, origin: Origin, from: (u64, u64), to: (u64, u64)) -> Vec<TaskId> {
+        let id = |(inc, seq)| TaskId { origin, inc, seq };
+        let all = self.map.range((Bound::Excluded(id(from)), Bound::Included(id(to))));
+        all.filter(|(_, e)| !e.rec.terminal()).map(|(id, _)| *id).collect()
     }
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Rec> {
         self.map.values().map(|e| &e.rec)

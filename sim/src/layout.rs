@@ -3,7 +3,9 @@
 //! Keys are a letter and a task's fixed-length id: `t` the table, `o` the origin's outbox.
 
 use clawmesh_protocol::{
+    codec,
     ids::{Origin, Peer, TaskId},
+    message::Floor,
     record::{Rec, decode_rec},
 };
 
@@ -18,6 +20,8 @@ pub(crate) enum Item {
     Outbox(TaskId),
     /// The origin forgets this task.
     OutboxGone(TaskId),
+    /// The node knows this floor.
+    Floor(Floor),
     /// Something the oracle does not count.
     Other,
 }
@@ -31,6 +35,7 @@ pub(crate) fn item(key: &[u8], value: Option<&[u8]>) -> Item {
             _ => Item::Other,
         },
         (Some(b't'), Some(id), None) => Item::RecGone(id),
+        (Some(b'f'), None, Some(v)) => codec::decode(v).map_or(Item::Other, Item::Floor),
         (Some(b'o'), Some(id), Some(_)) => Item::Outbox(id),
         (Some(b'o'), Some(id), None) => Item::OutboxGone(id),
         _ => Item::Other,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use clawmesh_protocol::{
     ids::{Attempt, Epoch, Hash, Peer, TaskId},
     io::{Batch, Event},
-    message::Message,
+    message::{Floor, Message},
     record::{End, Rec},
 };
 
@@ -82,6 +82,8 @@ pub struct Parsed {
     pub recs: Vec<(Arc<Rec>, Hash)>,
     /// Records deleted.
     pub dels: Vec<TaskId>,
+    /// Floors the node has learnt.
+    pub floors: Vec<Floor>,
     /// Tasks put into the origin's outbox.
     pub outbox: Vec<TaskId>,
     /// Tasks dropped from it.
@@ -100,6 +102,7 @@ impl Parsed {
                     p.recs.push((Arc::new(*r), Hash::of(&bytes)));
                 }
                 Item::RecGone(id) => p.dels.push(id),
+                Item::Floor(f) => p.floors.push(f),
                 Item::Outbox(id) => p.outbox.push(id),
                 Item::OutboxGone(id) => p.outbox_dels.push(id),
                 Item::Other => {}

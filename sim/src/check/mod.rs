@@ -9,6 +9,8 @@ mod i06_one_outcome;
 mod i07_monotone;
 mod i08_equal_bytes;
 mod i09_one_start;
+mod i11_cancel_and_floor;
+mod i12_one_live;
 mod i14_converged;
 mod i15_done;
 mod i16_churn;
@@ -38,6 +40,8 @@ pub fn all(copies: usize) -> Vec<Box<dyn Check>> {
         Box::new(i07_monotone::Monotone::default()),
         Box::new(i08_equal_bytes::EqualBytes::default()),
         Box::new(i09_one_start::OneStart::default()),
+        Box::new(i11_cancel_and_floor::CancelAndFloor::default()),
+        Box::new(i12_one_live::OneLive::default()),
         Box::new(i14_converged::Converged),
         Box::new(i15_done::Done::default()),
         Box::new(i16_churn::Churn::default()),
