@@ -2,7 +2,8 @@
 //! Needs root and Linux.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -28,13 +29,22 @@ impl SmallDisk {
     /// Fills it up to the last `left` KiB with a file, which is returned.
     ///
     /// # Panics
-    /// When somebody else was faster.
+    /// When the file can't be written for another reason than a full disk.
     pub fn fill(&self, left: usize) -> PathBuf {
-        let stat = rustix::fs::statvfs(&self.0).expect("a file system knows its size");
-        let free = usize::try_from(stat.f_bavail * stat.f_frsize).expect("a small number");
         let path = self.0.join("somebody-elses-large-file");
-        fs::write(&path, vec![0; free.saturating_sub(left << 10)]).expect("there is room for that");
-        path
+        let mut file = fs::File::create(&path).expect("a file can be made");
+        loop {
+            let stat = rustix::fs::statvfs(&self.0).expect("a file system knows its size");
+            let free = usize::try_from(stat.f_bavail * stat.f_frsize).expect("a small number");
+            let more = free.saturating_sub(left << 10).min(1 << 20);
+            // A node on this disk takes and gives back room at the same time.
+            match file.write_all(&vec![0; more]) {
+                Ok(()) if more > 0 => {}
+                Ok(()) => return path,
+                Err(e) if e.kind() == io::ErrorKind::StorageFull => return path,
+                Err(e) => panic!("{}: {e}", path.display()),
+            }
+        }
     }
 }
 
