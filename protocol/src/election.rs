@@ -9,6 +9,7 @@ use crate::{
     io::Event,
     mesh::Mesh,
     message::{Claim, Follow, Hb, HbAck, Join, Message, Pre, PreHigher, PreLeader, PreOk, Reject, Rival, Weight},
+    rule::Rule,
     writes::{Coord, Phase},
 };
 
@@ -69,6 +70,7 @@ impl Mesh {
         }
         if let Some(l) = self.leader.as_mut().filter(|l| l.peer == p) {
             l.lane_bad = true;
+            self.rule(Rule::E1);
             self.plan_election();
         } else {
             // One less to wait for.
@@ -134,6 +136,9 @@ impl Mesh {
         let mine = self.rank();
         let except = self.leader.as_ref().map(|l| l.peer);
         let better = self.view.better(mine, except) as u64;
+        if better > 0 {
+            self.rule(Rule::E2);
+        }
         let delay = if (better as usize) < COUNCIL {
             150 * better + self.below(100)
         } else {
@@ -157,6 +162,7 @@ impl Mesh {
                 return self.wake_at(until);
             }
             // E5: it promised to be better and did nothing.
+            self.rule(Rule::E5);
             self.wait_higher = None;
             let now = self.now;
             let m = self.view.entry(p);
@@ -199,6 +205,7 @@ impl Mesh {
 
     fn start_round(&mut self) {
         self.election_at = None;
+        self.rule(Rule::E3);
         self.round_no += 1;
         let answers: BTreeMap<Peer, Option<u64>> = self.view.usable().map(|p| (p, None)).collect();
         let pre = Pre { rank: self.rank(), n: self.side.promised.n, round: self.round_no, ext: Default::default() };
@@ -247,6 +254,7 @@ impl Mesh {
         self.round = None;
         self.alone_since = None;
         if self.may_stand() {
+            self.rule(Rule::E4);
             self.claim(n);
         }
     }
@@ -329,6 +337,7 @@ impl Mesh {
         }
         if p.epoch < self.side.promised {
             // E11: never follow a hint to a lower epoch; that leader must reclaim above our promise.
+            self.rule(Rule::E11);
             self.round = None;
             self.ask_join(p.peer);
             self.election_at = Some(self.now + 1_000);
@@ -381,6 +390,7 @@ impl Mesh {
         }
         if c.epoch < self.side.promised {
             let (n, epoch) = (self.side.promised.n, self.side.promised);
+            self.rule(Rule::E6);
             return self.send(from, Message::Reject(Reject { n, epoch, ext: Default::default() }));
         }
         self.follow(c.epoch, from);
@@ -489,6 +499,7 @@ impl Mesh {
             if now >= l.rival_at + HB_MS {
                 l.rival_at = now;
                 let to = l.peer;
+                self.rule(Rule::E7);
                 self.send(to, Message::Rival(Rival { epoch: h.epoch, weight: h.weight, ext: Default::default() }));
             }
             return;
@@ -603,6 +614,7 @@ impl Mesh {
         if self.now < c.reclaimed_at + HB_MS {
             return;
         }
+        self.rule(Rule::E8);
         let epoch = Epoch { n: n + 1, peer: self.me };
         self.promise(epoch);
         self.reclaim(epoch);
@@ -633,6 +645,7 @@ impl Mesh {
             && self.co.is_none()
             && !self.leader_alive()
         {
+            self.rule(Rule::E11);
             self.follow(n.epoch, p);
         }
         self.not_coordinator_for(n.req, n.id);

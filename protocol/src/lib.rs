@@ -16,6 +16,7 @@ pub mod placement;
 mod query;
 mod queue;
 pub mod record;
+pub mod rule;
 mod schedule;
 pub mod skill;
 pub mod spec;

@@ -24,6 +24,7 @@ use crate::{
     origin::Outbox,
     query::Asks,
     record::Rec,
+    rule::{Fired, Rule},
     schedule::Key,
     skill::Catalogue,
     table::Table,
@@ -152,6 +153,7 @@ pub struct Mesh {
     pub(crate) outbox: Outbox,
     pub(crate) worker: Worker,
     pub(crate) asks: Asks,
+    pub(crate) fired: Fired,
 }
 
 /// An `Ack` that waits for blobs (W4).
@@ -236,6 +238,7 @@ impl Mesh {
             outbox: Outbox::default(),
             worker: Worker::new(slots),
             asks: Asks::default(),
+            fired: Fired::default(),
             cfg,
         };
         let quarantined = recovered.quarantined;
@@ -245,6 +248,7 @@ impl Mesh {
         if quarantined {
             // The new store holds what could be read: the mark must not claim more (D3).
             m.side.hw = m.top;
+            m.rule(Rule::D3);
         }
         m.synced = m.table.len() > 0;
         m.outbox.start(Origin { peer: m.me, store: m.store }, m.side.inc);
@@ -330,6 +334,7 @@ impl Mesh {
             // awake time; what remains is to distrust our own view of the others for a while.
             self.tilt_until = self.now + TILT_MS;
             self.event(Event::Tilt(cut));
+            self.rule(Rule::L1);
             self.after_gap();
         }
     }
@@ -474,6 +479,10 @@ impl Mesh {
         let m = self.view.entry(from);
         m.bye = Some(b.boot);
         self.event(Event::Member(from, "bye"));
+        self.rule(Rule::L3);
+        if self.leader.as_ref().is_some_and(|l| l.peer == from) {
+            self.rule(Rule::E9);
+        }
         self.coord_bye(from, b.boot);
         self.suspect_link(from);
     }
@@ -641,6 +650,16 @@ impl Mesh {
         self.out.push(Output::Event(e));
     }
 
+    /// A rule has decided something.
+    pub(crate) fn rule(&mut self, r: Rule) {
+        self.fired.count(r);
+    }
+
+    /// How often each rule fired in this life.
+    pub fn fired(&self) -> &Fired {
+        &self.fired
+    }
+
     pub(crate) fn output(&mut self, o: Output) {
         self.out.push(o);
     }
@@ -722,6 +741,7 @@ impl Mesh {
     fn on_store_bad(&mut self) {
         if !self.store_bad {
             self.store_bad = true;
+            self.rule(Rule::D4);
             self.event(Event::Alarm("store_bad"));
             self.step_down("the store refuses writes");
         }
@@ -807,15 +827,32 @@ impl Mesh {
         if old.is_none_or(|o| (f.inc, f.seq) > o) {
             self.floors.insert(f.origin, (f.inc, f.seq));
             self.put(Key::floor(&f.origin), codec::encode(&f));
+            if f.origin.peer == self.me {
+                self.rule(Rule::G1);
+            }
             self.coord_floor(f);
             if f.inc == u64::MAX {
                 self.forgotten(f.origin);
             }
+            self.bury(f.origin, old.unwrap_or_default(), (f.inc, f.seq));
+        }
+    }
+
+    /// T5: what is open and now at or below its floor is dead.  Its worker may know that already, and be silent about it.
+    fn bury(&mut self, origin: Origin, old: (u64, u64), new: (u64, u64)) {
+        if self.co.as_ref().is_none_or(|c| !c.serving()) {
+            return;
+        }
+        let place = |(inc, seq)| TaskId { origin, inc, seq };
+        let dead: Vec<TaskId> = self.table.between(place(old), place(new)).filter(|r| !r.terminal()).map(|r| r.id).collect();
+        for id in dead {
+            self.sched_refresh(&id);
         }
     }
 
     /// G4: the highest floor there is means that the node was forgotten.
     fn forgotten(&mut self, origin: Origin) {
+        self.rule(Rule::G4);
         if origin == (Origin { peer: self.me, store: self.store }) {
             // The driver stops the node: with this store it can submit nothing any more.
             return self.event(Event::Alarm("forgotten"));

@@ -108,6 +108,10 @@ impl Table {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Rec> {
         self.map.values().map(|e| &e.rec)
     }
+    /// Records with ids in this range, both ends included.
+    pub(crate) fn between(&self, from: TaskId, to: TaskId) -> impl Iterator<Item = &Rec> {
+        self.map.range(from..=to).map(|(_, e)| &e.rec)
+    }
     pub(crate) fn len(&self) -> usize {
         self.map.len()
     }

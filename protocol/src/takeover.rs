@@ -13,6 +13,7 @@ use crate::{
     mesh::Mesh,
     message::{BYTES_MAX, Floor, Follow, ITEMS_MAX, Inventory, Message, Pull, PullResp, Release, Settings},
     record::{End, Rec, decode_rec, reconcile, same_content},
+    rule::Rule,
     table::BUCKETS,
     writes::{Effect, Phase},
 };
@@ -86,6 +87,15 @@ impl Follower {
             windows: VecDeque::new(),
         }
     }
+    /// A record was put: it goes to who gets writes, and nobody deletes it for what was said before.
+    pub(crate) fn push(&mut self, seq: u64, id: TaskId) {
+        if !self.dels.is_empty() {
+            self.dels.retain(|d| *d != id);
+        }
+        if self.streams() {
+            self.queue.push_back((seq, id));
+        }
+    }
     /// It gets writes.
     pub(crate) fn streams(&self) -> bool {
         matches!(self.stage, Stage::Catching | Stage::Joined)
@@ -97,6 +107,9 @@ impl Follower {
         if self.streams() {
             self.stage = Stage::Plain;
             self.count = self.count.max(1);
+            // What it said it holds is not true any more.
+            self.root = 0;
+            self.digests.clear();
             self.queue.clear();
             self.windows.clear();
         }
@@ -149,7 +162,11 @@ impl Mesh {
         if let Some(s) = f.settings {
             self.adopt_settings(s);
         }
+        if equal && f.count > 0 {
+            self.rule(Rule::V2);
+        }
         if !equal {
+            self.rule(Rule::T1);
             self.send(from, Message::Pull(Pull { epoch, buckets: Vec::new(), after: None, ext: Default::default() }));
         }
         self.tick_claim();
@@ -235,7 +252,7 @@ impl Mesh {
         let next = (!f.pull.is_empty()).then(|| f.pull.iter().take(ITEMS_MAX).copied().collect::<Vec<u16>>());
         for raw in r.recs {
             match decode_rec(&raw.0) {
-                Ok(rec) => self.merge(rec, raw.0),
+                Ok(rec) => self.merge(from, rec, raw.0),
                 Err(_) => self.event(Event::Alarm("bad_record")),
             }
         }
@@ -253,8 +270,15 @@ impl Mesh {
     }
 
     /// T3, T4, T5: joins a pulled record with ours.
-    fn merge(&mut self, theirs: Rec, bytes: Vec<u8>) {
+    fn merge(&mut self, from: Peer, theirs: Rec, bytes: Vec<u8>) {
         let id = theirs.id;
+        if self.table.get(&id).is_none() && self.outlived(&theirs) {
+            // G3: deleted here, or about to be: taking it in again would go on for ever.
+            if let Some(f) = self.co.as_mut().and_then(|c| c.followers.get_mut(&from)) {
+                f.dels.push(id);
+            }
+            return;
+        }
         let serving = self.co.as_ref().is_some_and(|c| c.serving());
         match self.table.get(&id) {
             None => {
@@ -268,6 +292,7 @@ impl Mesh {
                     return;
                 }
                 let joined = reconcile(mine, &theirs);
+                self.fired.count(Rule::T3);
                 if joined == *mine {
                     if theirs.ver > mine.ver {
                         // Ours wins with a lower version, which no holder of theirs would take (W3).
@@ -371,6 +396,7 @@ impl Mesh {
         }
         if c.held.len() < HELD_MAX {
             c.held.push_back((from, msg));
+            self.rule(Rule::T2);
         } else {
             self.event(Event::Dropped("held"));
         }
@@ -486,12 +512,14 @@ impl Mesh {
                 } else {
                     (End::Returned, "the node restarted before it began")
                 };
+                self.rule(Rule::T6);
                 self.end_attempt(&id, attempt, end, None, why);
             } else if cancel {
                 self.effect(&id, Effect::Kill(id, attempt, from));
             } else if wboot != boot || !knows {
                 // The assignment, or the word that it never began, was lost with the old link or the old
                 // coordinator: say it again, the worker answers with what it knows.
+                self.rule(Rule::T6);
                 self.effect(&id, Effect::Assign(id, attempt));
             }
         }

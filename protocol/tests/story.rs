@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use clawmesh_protocol::{
-    config::Config,
+    config::{Config, Tune},
     face::{Command, NewTask, Reply, State},
     gate::Gate,
     ids::Peer,
@@ -44,6 +44,7 @@ fn config(n: u8) -> Config {
         version: "test".into(),
         replicas: 3,
         copies: 2,
+        tune: Tune::default(),
     }
 }
 

@@ -3,7 +3,9 @@
 //! Keys are a letter and a task's fixed-length id: `t` the table, `o` the origin's outbox.
 
 use clawmesh_protocol::{
+    codec,
     ids::{Origin, Peer, TaskId},
+    message::Floor,
     record::{Rec, decode_rec},
 };
 
@@ -18,12 +20,17 @@ pub(crate) enum Item {
     Outbox(TaskId),
     /// The origin forgets this task.
     OutboxGone(TaskId),
+    /// An origin's floor.
+    Floor(Floor),
     /// Something the oracle does not count.
     Other,
 }
 
 /// Reads a put (`value` is some) or a delete.
 pub(crate) fn item(key: &[u8], value: Option<&[u8]>) -> Item {
+    if let (Some(b'f'), Some(v)) = (key.first(), value) {
+        return codec::decode::<Floor>(v).map_or(Item::Other, Item::Floor);
+    }
     let id = task_id(key);
     match (key.first(), id, value) {
         (Some(b't'), Some(id), Some(v)) => match decode_rec(v) {

@@ -9,6 +9,7 @@ mod i06_one_outcome;
 mod i07_monotone;
 mod i08_equal_bytes;
 mod i09_one_start;
+mod i13_deleted;
 mod i14_converged;
 mod i15_done;
 mod i20_copies;
@@ -37,6 +38,7 @@ pub fn all(copies: usize) -> Vec<Box<dyn Check>> {
         Box::new(i07_monotone::Monotone::default()),
         Box::new(i08_equal_bytes::EqualBytes::default()),
         Box::new(i09_one_start::OneStart::default()),
+        Box::new(i13_deleted::Deleted::default()),
         Box::new(i14_converged::Converged),
         Box::new(i15_done::Done::default()),
         Box::new(i20_copies::Copies),

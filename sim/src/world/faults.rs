@@ -3,7 +3,7 @@
 use clawmesh_protocol::io::Input;
 
 use super::{What, World, net::pair_of};
-use crate::plan::Fault;
+use crate::{plan::Fault, rng::Dice};
 
 /// The end of a fault.
 pub(super) enum Undo {
@@ -16,19 +16,19 @@ pub(super) enum Undo {
 }
 
 impl World {
-    /// A fault strikes, and the next one of its kind is on the way.
-    pub(super) fn strike(&mut self, fault: Fault, every: u64) {
+    /// A fault strikes.
+    pub(super) fn strike(&mut self, no: u32, fault: Fault) {
         if self.calm {
             return;
         }
-        let wait = self.chance.fault.range(every / 2, every * 3 / 2);
-        self.after(wait, What::Fault { fault, every });
+        // Its own stream: what one fault draws does not depend on those before it.
+        self.chance.fault = Dice::split(self.seed, &format!("strike {no}"));
         let alive = self.alive();
         let Some(node) = self.chance.fault.pick(&alive) else { return };
         let name = self.nodes[node].cfg.name.clone();
         self.faults += 1;
         self.count(&format!("fault: {fault:?}"));
-        self.say(|| format!("FAULT {fault:?} (at {name})"));
+        self.say(|| format!("FAULT {no}: {fault:?} (at {name})"));
         match fault {
             Fault::Kill => self.kill_process(node, false, (50, 10_000)),
             Fault::Power => self.kill_process(node, true, (500, 15_000)),

@@ -52,8 +52,21 @@ pub(super) struct Node {
     pub(super) fuse: Option<u64>,
     /// Deaths soon after a start that are still to come.
     pub(super) loops: u32,
+    /// It handles a `Release`.
+    releasing: bool,
     skew: u64,
     booting: bool,
+}
+
+/// How a process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// In order: what it has sent is on its way.
+    Exit,
+    /// Killed: its host resets the connections.
+    Kill,
+    /// With its machine: nobody is told.
+    Power,
 }
 
 /// A running process.
@@ -131,6 +144,7 @@ impl Node {
             version: "sim".into(),
             replicas: plan.replicas,
             copies: plan.copies,
+            tune: plan.tune,
         };
         Self {
             cfg,
@@ -149,6 +163,7 @@ impl Node {
             leaving: false,
             fuse: None,
             loops: 0,
+            releasing: false,
             skew: dice.range(0, plan.skew_ms),
             booting: false,
         }
@@ -234,8 +249,15 @@ impl World {
         }
     }
 
-    /// The process ends at once.  Of what its disk had not confirmed, a prefix is there.
+    /// The process ends at once.
     pub(super) fn crash(&mut self, node: usize, power: bool) {
+        self.end_process(node, if power { Ending::Power } else { Ending::Kill });
+    }
+
+    /// The process ends.  Of what its disk had not confirmed, a prefix is there.
+    fn end_process(&mut self, node: usize, how: Ending) {
+        let power = how == Ending::Power;
+        self.count_rules(node);
         let n = &mut self.nodes[node];
         if n.core.take().is_none() {
             return;
@@ -254,7 +276,7 @@ impl World {
         self.say(|| format!("{name} CRASH{} (disk holds #{upto})", if power { " (power)" } else { "" }));
         self.see(node, Fact::Down(upto));
         self.forget_users(node);
-        self.links_down(node, power);
+        self.links_down(node, how);
     }
 
     pub(super) fn come_back(&mut self, node: usize, lo: u64, hi: u64) {
@@ -339,6 +361,7 @@ impl World {
             Input::Message(_, Message::Kill(k)) => Some((k.id, k.attempt)),
             _ => None,
         };
+        self.nodes[node].releasing = matches!(input, Input::Message(_, Message::Release(_)));
         let Some(c) = &mut self.nodes[node].core else { return };
         let mut out = Vec::new();
         c.mesh.handle(now, input, &mut out);
@@ -388,8 +411,14 @@ impl World {
 
     fn pass(&mut self, node: usize, out: Vec<Output>) {
         let mut ready = Vec::new();
+        let mut held = 0;
         if let Some(c) = &mut self.nodes[node].core {
+            let before = c.gate.len();
             c.gate.pass(out, &mut ready);
+            held = c.gate.len().saturating_sub(before);
+        }
+        if held > 0 {
+            self.count_many("rule: D1", held as u64);
         }
         self.apply(node, ready);
         self.keep_awake(node);
@@ -455,7 +484,8 @@ impl World {
                 self.complain("core", node, format!("a value of {} bytes is above 4 KiB (D2)", v.len()));
             }
         }
-        self.see(node, Fact::Batch(Arc::new(Parsed::of(&b))));
+        let released = self.nodes[node].releasing;
+        self.see(node, Fact::Batch(Arc::new(Parsed { released, ..Parsed::of(&b) })));
         self.nodes[node].disk.queue.push_back(b);
         self.flush(node);
     }
@@ -590,7 +620,7 @@ impl World {
     /// An ordered stop after `Leave`.
     pub(super) fn left(&mut self, node: usize) {
         self.count("sometimes: a node left in order");
-        self.crash(node, false);
+        self.end_process(node, Ending::Exit);
         self.come_back(node, 1_000, 15_000);
     }
 
