@@ -8,7 +8,7 @@ use std::{
 
 use axum::body::Bytes;
 use clawmesh_protocol::{
-    face::{ExplainView, MemberView, NewTask, SkillView, State, TaskView},
+    face::{ExplainView, MemberView, NewTask, QuorumView, SkillView, State, TaskView},
     ids::Peer,
     spec::Strategy,
 };
@@ -21,8 +21,8 @@ use crate::{
     api::{
         Token, announced,
         types::{
-            Accepted, ApiFile, Batch, Cancelled, Done, Ended, Entry, Invitation, Outcome, Page, Problem, StatusReport, StrategySetting,
-            WaitFor, Waited,
+            Accepted, ApiFile, Batch, Cancelled, Done, Ended, Entry, Invitation, Outcome, Page, Problem, QuorumChange, StatusReport,
+            StrategySetting, WaitFor, Waited,
         },
     },
     output::{EXIT_NO_NODE, EXIT_REFUSED, EXIT_USAGE, EXIT_WAIT, Failure},
@@ -395,6 +395,27 @@ impl Client {
     /// Any [`ClientError`].
     pub(crate) async fn resume(&self) -> Result<(), ClientError> {
         self.post("/resume").await
+    }
+    /// The voters of the mesh.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub(crate) async fn quorum(&self) -> Result<QuorumView, ClientError> {
+        self.get("/quorum").await
+    }
+    /// Names, adds or removes voters; answers when the change is stable.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub(crate) async fn change_quorum(&self, change: &QuorumChange) -> Result<QuorumView, ClientError> {
+        self.answer(self.request(Method::POST, "/api/v1/quorum").json(change)).await
+    }
+    /// Who is in reach is the mesh: nothing is held back any more.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub(crate) async fn adopt(&self) -> Result<(), ClientError> {
+        self.post("/adopt").await
     }
     /// Sets the strategy of the whole mesh.
     ///

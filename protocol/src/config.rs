@@ -54,8 +54,49 @@ pub const REPL_WINDOW: usize = 2 << 20;
 pub const MEMBERS_MAX: usize = 4_096;
 /// Waiting local requests.
 pub const REQUESTS_MAX: usize = 65_536;
+/// How long a coordinator that hands over waits until all is stable (E9), ms.
+pub const T_DRAIN_MS: u64 = 2_000;
+/// How long it then waits for the other one's claim before it takes its place back, ms.
+pub const T_GRANT_MS: u64 = 3_000;
 /// This version's protocol number.
 pub const PROTO: u32 = 1;
+
+/// Long times of the protocol.  The product uses the default; the simulator shrinks them, so that an hour's
+/// events fit into a minute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// Steady contact before a node of higher priority asks for the coordination (E9), ms; doubles with each flap.
+    pub steady_ms: u64,
+    /// A coordinator's shortest term before it hands over (E9), ms.
+    pub tenure_ms: u64,
+    /// A term that ends sooner is a flap; a longer one forgets all flaps (E9), ms.
+    pub settled_ms: u64,
+    /// Writes that wait so long without any becoming stable end a term (E10), ms ...
+    pub stuck_ms: u64,
+    /// ... and its node does not stand for so long, ms.
+    pub barred_ms: u64,
+    /// How long the smaller side of a split holds tasks back (S7), ms ...
+    pub hold_ms: u64,
+    /// ... and one of two halves, ms.
+    pub hold_half_ms: u64,
+    /// Who has been away for so long is no member in that count, ms.
+    pub absent_ms: u64,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            steady_ms: 30_000,
+            tenure_ms: 60_000,
+            settled_ms: 600_000,
+            stuck_ms: 10_000,
+            barred_ms: 60_000,
+            hold_ms: 600_000,
+            hold_half_ms: 30_000,
+            absent_ms: 60_000,
+        }
+    }
+}
 
 /// What a node brings to the mesh.
 #[derive(Debug, Clone)]
@@ -84,6 +125,8 @@ pub struct Config {
     pub copies: usize,
     /// Bounds that a test of minutes would never meet: [`Tune::default`] in the product, shrunk by the simulator.
     pub tune: Tune,
+    /// Long times; the default in the product.
+    pub timing: Timing,
 }
 
 /// Bounds of tables, windows and seats.  Smaller ones are met sooner; none of them may cost a promise.

@@ -1,7 +1,7 @@
 //! Who coordinates: suspicion, the pre-claim round, the claim, and two coordinators that meet
 //! (E1-E8; `Bye` of E9; hints of E11).  Bully: the best reachable, eligible, synced node wins.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     config::{BOOT_WAIT_MS, COUNCIL, HB_MS, POISON_STEP, T_ANSWER_MS, T_CLAIM_MS, T_PRE_MS, T_SUSPECT_MS},
@@ -39,6 +39,8 @@ pub(crate) struct Round {
     answers: BTreeMap<Peer, Option<u64>>,
     n: u64,
     lonely: bool,
+    /// Who consents, with which store: in quorum mode a majority of the voters has to.
+    oks: BTreeSet<(Peer, u64)>,
 }
 
 impl Mesh {
@@ -94,7 +96,8 @@ impl Mesh {
             let hb = self.heartbeat();
             self.send_durable(p, Message::Hb(hb));
             if let Some(epoch) = self.co.as_ref().map(|c| c.epoch) {
-                self.send_durable(p, Message::Claim(Claim { epoch, ext: Default::default() }));
+                let config = self.quorum.clone();
+                self.send_durable(p, Message::Claim(Claim { epoch, config, ext: Default::default() }));
             }
             return;
         }
@@ -125,6 +128,7 @@ impl Mesh {
         self.round = None;
         self.wait_higher = None;
         self.election_at = None;
+        self.handover_gap();
     }
 
     // ---- planning (E2) ----
@@ -189,7 +193,12 @@ impl Mesh {
             self.no_candidate_since = None;
             return true;
         }
-        if self.store_bad || self.leaving || self.tilted() || self.view.usable().any(|p| self.view.rank(&p).is_some()) {
+        if self.store_bad
+            || self.leaving
+            || self.tilted()
+            || !self.may_lead_voters()
+            || self.view.usable().any(|p| self.view.rank(&p).is_some())
+        {
             self.no_candidate_since = None;
             return false;
         }
@@ -213,7 +222,14 @@ impl Mesh {
             self.send(*p, Message::Pre(pre.clone()));
         }
         self.event(Event::Election { why: if self.leader.is_some() { "the coordinator is suspect" } else { "no coordinator is known" } });
-        self.round = Some(Round { no: self.round_no, deadline: self.now + T_PRE_MS, answers, n: self.side.promised.n, lonely: false });
+        self.round = Some(Round {
+            no: self.round_no,
+            deadline: self.now + T_PRE_MS,
+            answers,
+            n: self.side.promised.n,
+            lonely: false,
+            oks: BTreeSet::new(),
+        });
         self.round_check();
     }
 
@@ -251,9 +267,19 @@ impl Mesh {
             }
         }
         let n = r.n;
+        let consent = self.majority_of(&r.oks);
+        if self.by_majority() {
+            self.rule(Rule::C1);
+        }
         self.round = None;
         self.alone_since = None;
-        if self.may_stand() {
+        if !consent {
+            // E4 in quorum mode: a claim without a majority would only raise numbers.
+            let t = self.now + 500 + self.below(1_000);
+            self.leader = None;
+            self.election_at = Some(t);
+            self.wake_at(t);
+        } else if self.may_stand() {
             self.rule(Rule::E4);
             self.claim(n);
         }
@@ -271,7 +297,7 @@ impl Mesh {
     pub(crate) fn on_pre(&mut self, from: Peer, p: Pre) {
         let round = p.round;
         if self.tilted() || self.leaving {
-            return self.send(from, Message::PreOk(PreOk { round, n: self.side.promised.n, ext: Default::default() }));
+            return self.send(from, Message::PreOk(PreOk { round, n: self.side.promised.n, store: self.store, ext: Default::default() }));
         }
         if let Some(c) = self.co.as_ref().filter(|c| c.phase == Phase::Serving) {
             let epoch = c.epoch;
@@ -298,7 +324,7 @@ impl Mesh {
             }
             return;
         }
-        self.send(from, Message::PreOk(PreOk { round, n: self.side.promised.n, ext: Default::default() }));
+        self.send(from, Message::PreOk(PreOk { round, n: self.side.promised.n, store: self.store, ext: Default::default() }));
         if self.round.is_none() && p.rank > mine {
             // E2: a better one is at it.
             let t = self.now + T_PRE_MS + T_CLAIM_MS + 300;
@@ -313,6 +339,7 @@ impl Mesh {
         }
         if let Some(a) = r.answers.get_mut(&from) {
             *a = Some(p.n);
+            r.oks.insert((from, p.store));
         }
         self.round_check();
     }
@@ -357,7 +384,7 @@ impl Mesh {
 
     // ---- the claim (E6) ----
 
-    fn claim(&mut self, n: u64) {
+    pub(crate) fn claim(&mut self, n: u64) {
         let epoch = Epoch { n: n.max(self.side.promised.n) + 1, peer: self.me };
         self.promise(epoch);
         self.leader = None;
@@ -377,7 +404,8 @@ impl Mesh {
     pub(crate) fn send_claims(&mut self) {
         let Some(epoch) = self.co.as_ref().map(|c| c.epoch) else { return };
         for p in self.view.linked().collect::<alloc::vec::Vec<_>>() {
-            self.send_durable(p, Message::Claim(Claim { epoch, ext: Default::default() }));
+            let config = self.quorum.clone();
+            self.send_durable(p, Message::Claim(Claim { epoch, config, ext: Default::default() }));
         }
     }
 
@@ -389,14 +417,23 @@ impl Mesh {
             return self.event(Event::Alarm("epoch_poison"));
         }
         if c.epoch < self.side.promised {
-            let (n, epoch) = (self.side.promised.n, self.side.promised);
             self.rule(Rule::E6);
-            return self.send(from, Message::Reject(Reject { n, epoch, ext: Default::default() }));
+            return self.send_reject(from);
         }
-        self.follow(c.epoch, from);
+        let majority = c.config.is_some();
+        if let Some(q) = &c.config {
+            self.adopt_config(q);
+        }
+        if !self.accepts(&from, majority) {
+            return self.send_reject(from);
+        }
+        self.follow_as(c.epoch, from, majority);
     }
 
     pub(crate) fn on_reject(&mut self, from: Peer, r: Reject) {
+        if let Some(q) = &r.config {
+            self.adopt_config(q);
+        }
         let Some(c) = &self.co else { return };
         if r.epoch <= c.epoch || r.n > c.epoch.n.saturating_add(POISON_STEP) {
             return;
@@ -424,7 +461,12 @@ impl Mesh {
 
     /// Promise the epoch, stop any own role, answer with what we hold.
     pub(crate) fn follow(&mut self, epoch: Epoch, peer: Peer) {
-        if epoch < self.side.promised || peer == self.me {
+        self.follow_as(epoch, peer, false);
+    }
+
+    /// See [`Mesh::follow`]; `majority` when the other is known to go by voters.
+    fn follow_as(&mut self, epoch: Epoch, peer: Peer, majority: bool) {
+        if epoch < self.side.promised || peer == self.me || !self.accepts(&peer, majority) {
             return;
         }
         if let Some(l) = self.leader.as_mut().filter(|l| l.epoch == epoch) {
@@ -471,6 +513,7 @@ impl Mesh {
             count: self.table.len() as u64,
             floors,
             settings: self.settings.clone(),
+            config: self.quorum.clone(),
             join: self.round_no,
             ext: Default::default(),
         };
@@ -483,7 +526,10 @@ impl Mesh {
             return self.event(Event::Dropped("heartbeat"));
         }
         if self.co.is_some() {
-            return self.meet(from, h.epoch, h.weight);
+            return self.meet(from, h.epoch, h.weight, h.majority);
+        }
+        if !self.accepts(&from, h.majority) {
+            return self.teach(from);
         }
         let known = self.leader.as_ref().map(|l| l.epoch);
         if known == Some(h.epoch) {
@@ -494,18 +540,18 @@ impl Mesh {
             let now = self.now;
             let Some(l) = self.leader.as_mut() else { return };
             if h.epoch > l.epoch && h.epoch.peer == l.peer {
-                return self.follow(h.epoch, from);
+                return self.follow_as(h.epoch, from, h.majority);
             }
             if now >= l.rival_at + HB_MS {
                 l.rival_at = now;
                 let to = l.peer;
                 self.rule(Rule::E7);
-                self.send(to, Message::Rival(Rival { epoch: h.epoch, weight: h.weight, ext: Default::default() }));
+                self.send(to, Message::Rival(Rival { epoch: h.epoch, weight: h.weight, majority: h.majority, ext: Default::default() }));
             }
             return;
         }
         if h.epoch >= self.side.promised {
-            self.follow(h.epoch, from);
+            self.follow_as(h.epoch, from, h.majority);
             if self.leader.as_ref().is_some_and(|l| l.epoch == h.epoch) {
                 self.refresh(h);
             }
@@ -517,7 +563,7 @@ impl Mesh {
     fn refresh(&mut self, h: Hb) {
         let now = self.now;
         let me = self.me;
-        let council = self.in_council_or_replica();
+        let council = self.in_council_or_replica() || self.quorum.as_ref().is_some_and(|q| q.voter(&self.me).is_some());
         let boot = self.boot;
         let Some(l) = self.leader.as_mut() else { return };
         if h.beat <= l.beat && l.beat != 0 {
@@ -563,7 +609,7 @@ impl Mesh {
     // ---- two coordinators (E8) ----
 
     /// This node coordinates and hears of another coordinator.
-    fn meet(&mut self, other: Peer, epoch: Epoch, weight: Weight) {
+    fn meet(&mut self, other: Peer, epoch: Epoch, weight: Weight, majority: bool) {
         let Some(c) = &self.co else { return };
         if other == self.me || epoch == c.epoch {
             return;
@@ -571,8 +617,19 @@ impl Mesh {
         if !self.view.is_usable(&other) {
             return;
         }
+        if self.by_majority() {
+            // E8 in quorum mode: the higher epoch has the promise of a majority.
+            return match majority {
+                true if epoch > c.epoch => self.follow_as(epoch, other, true),
+                true => {
+                    let hb = self.heartbeat();
+                    self.send_durable(other, Message::Hb(hb));
+                }
+                false => self.teach(other),
+            };
+        }
         let mine = self.weight();
-        if mine > weight {
+        if mine > weight && !majority {
             // It will ask us to take its side in.
             let hb = self.heartbeat();
             self.send_durable(other, Message::Hb(hb));
@@ -582,7 +639,7 @@ impl Mesh {
     }
 
     pub(crate) fn on_rival(&mut self, _from: Peer, r: Rival) {
-        self.meet(r.epoch.peer, r.epoch, r.weight);
+        self.meet(r.epoch.peer, r.epoch, r.weight, r.majority);
     }
 
     /// E8: take in somebody whose promise is above our epoch, by claiming above it ourselves.  The
@@ -606,20 +663,37 @@ impl Mesh {
         }
         if n < c.epoch.n {
             let epoch = c.epoch;
-            return self.send_durable(from, Message::Claim(Claim { epoch, ext: Default::default() }));
+            let config = self.quorum.clone();
+            return self.send_durable(from, Message::Claim(Claim { epoch, config, ext: Default::default() }));
         }
         if n > c.epoch.n.saturating_add(POISON_STEP) {
             return self.event(Event::Alarm("epoch_poison"));
         }
+        if self.by_majority() {
+            return self.claim_above(n);
+        }
+        let Some(c) = &self.co else { return };
         if self.now < c.reclaimed_at + HB_MS {
             return;
         }
         self.rule(Rule::E8);
+        self.reclaim_above(n);
+    }
+
+    /// The same coordinator in a new epoch.
+    pub(crate) fn reclaim_above(&mut self, n: u64) {
         let epoch = Epoch { n: n + 1, peer: self.me };
         self.promise(epoch);
         self.reclaim(epoch);
         self.event(Event::Claimed(epoch));
         self.send_claims();
+    }
+
+    /// Whom this node follows with contact in both directions now.
+    pub(crate) fn two_way_leader(&self) -> Option<Peer> {
+        let l = self.leader.as_ref()?;
+        let both = self.leader_alive() && self.now.saturating_sub(l.two_way) < T_SUSPECT_MS && self.view.is_usable(&l.peer);
+        both.then_some(l.peer)
     }
 
     /// What decides when two coordinators meet.
@@ -634,7 +708,7 @@ impl Mesh {
         if a.epoch == c.epoch {
             c.heard.insert(from, now);
             if c.heard.len() > 4_096 {
-                c.heard.retain(|_, t| now.saturating_sub(*t) < T_SUSPECT_MS);
+                c.heard.retain(|_, t| now.saturating_sub(*t) < 2 * T_SUSPECT_MS);
             }
         }
     }

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ids::{Hash, Peer, ShortId, TaskId},
-    spec::{Data, Kind, OnLost, Priority, Spec, Strategy},
+    quorum::{Change, Mode},
+    spec::{Data, Kind, OnLost, OnSplit, Priority, Spec, Strategy},
 };
 
 /// A task as a person asks for it.  Exactly one of `argv` and `skill`.
@@ -42,7 +43,9 @@ pub struct NewTask {
     pub total_timeout_ms: Option<u64>,
     /// What a lost worker means: run again (default) or fail.
     pub on_lost: Option<OnLost>,
-    /// Never start twice; needs `pin`.
+    /// What happens on the smaller side of a split: run, wait (default) or never.
+    pub on_split: Option<OnSplit>,
+    /// Never start twice; needs `pin`, or a mesh with voters.
     pub at_most_once: bool,
     /// Idempotency key: the same key and task joins the one that is there.
     pub key: Option<String>,
@@ -80,6 +83,11 @@ pub enum Command {
     /// Forget a node that is gone for good (G4): what it submitted is dead, and it can only return with a new
     /// store.  Refused while it is reachable.
     ForgetNode(Peer),
+    /// Name, add or remove voters (C2): what, which nodes, and which of them as witnesses.  Answered when the change is
+    /// stable.
+    ChangeQuorum(Change, Vec<Peer>, Vec<Peer>),
+    /// Who is in reach is the mesh: what a split holds back on this side runs (S7).
+    Adopt,
     /// Leave in order: running work is handed back, `Bye` is said.  Answered when done.
     Leave,
 }
@@ -430,12 +438,56 @@ pub struct StatusView {
     pub replicas: Vec<Peer>,
     /// Records this node holds.
     pub records: u64,
+    /// A digest of these records, 32 hexadecimal digits: nodes that show the same one hold the same.
+    #[serde(default)]
+    pub digest: String,
     /// Tasks submitted here that have no result yet.
     pub outbox: u64,
     /// This node takes no new tasks.
     pub draining: bool,
     /// The disk refuses writes; the node is about to restart its store.
     pub store_bad: bool,
+    /// The voters, when the mesh has some.
+    #[serde(default)]
+    pub quorum: Option<QuorumView>,
+}
+
+/// The voters, as one node sees them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuorumView {
+    /// `open` only while the first voters are being settled.
+    pub mode: Mode,
+    /// The voters.
+    pub voters: Vec<VoterView>,
+    /// The voters that are about to replace them; empty when no change is under way.
+    pub pending: Vec<VoterView>,
+    /// How many voters it takes to serve.
+    pub needed: u32,
+    /// How many can be reached from here and count.
+    pub counting: u32,
+    /// These are enough, of the pending ones too.
+    pub majority: bool,
+    /// Rises with every change.
+    pub number: u64,
+    /// What a person should know or do; empty when all is well.
+    pub warning: String,
+}
+
+/// One voter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VoterView {
+    /// The node.
+    pub node: Peer,
+    /// Its name.
+    pub name: String,
+    /// It holds and votes, but runs no tasks and never coordinates.
+    pub witness: bool,
+    /// This node can talk to it.
+    pub reachable: bool,
+    /// Reachable, with the store it was named with.
+    pub counts: bool,
+    /// It has another store than the one it was named with, and does not count.
+    pub replaced: bool,
 }
 
 /// A member for people.
@@ -513,6 +565,8 @@ pub struct QueueView {
     pub running: u64,
     /// Of the waiting ones: no live node can run them.
     pub parked: u64,
+    /// Held back, because this is the smaller side of a split (S7).
+    pub held: u64,
     /// Ended and still remembered.
     pub ended: u64,
 }

@@ -4,7 +4,7 @@ use alloc::{collections::BTreeSet, string::String, vec::Vec};
 
 use crate::{
     face::{Command, Facts, Reply},
-    ids::{Attempt, Epoch, Hash, Peer, TaskId},
+    ids::{Attempt, Epoch, Hash, Peer, TaskId, Ver},
     message::{Gossip, Message},
     record::{Captured, End},
     skill::Catalogue,
@@ -190,6 +190,8 @@ pub enum Event {
     SteppedDown(Epoch, &'static str),
     /// This node follows.
     Following(Epoch),
+    /// This node goes by these voters now: the write that made them, and their number.
+    Configured(Ver, u64),
     /// A replica counts for the writes of this epoch.
     Joined(Epoch, Peer),
     /// A task became known to this coordinator.

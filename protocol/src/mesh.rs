@@ -18,6 +18,8 @@ use crate::{
     config::{Config, PROTO, TILT_MS, WAKE_MAX_MS},
     election::{Leader, Round},
     face::Facts,
+    handover::Handover,
+    hold::Split,
     ids::{Epoch, Hash, Origin, Peer, TaskId, Ver},
     io::{Batch, Event, Input, Output, Recovered},
     message::{Advert, Floor, Gossip, Message, Rank, Settings},
@@ -44,6 +46,10 @@ wire_struct! {
         2 => hw: Ver,
         /// The last incarnation used in task ids.
         3 => inc: u64,
+        /// Terms as coordinator that ended soon, one after the other (E9).
+        4 => flaps: u32,
+        /// It coordinates, and not yet for long: if this is what the next start finds, that was a flap, too.
+        5 => unsettled: bool,
     }
 }
 
@@ -139,10 +145,14 @@ pub struct Mesh {
     pub(crate) acks: VecDeque<PendingAck>,
     pub(crate) acked_upto: u64,
     pub(crate) inventory_at: Option<u64>,
+    pub(crate) handover: Handover,
+    pub(crate) split: Split,
 
     pub(crate) table: Table,
     pub(crate) floors: BTreeMap<Origin, (u64, u64)>,
     pub(crate) settings: Option<Settings>,
+    /// The newest voters this node knows; none in open mode.
+    pub(crate) quorum: Option<crate::quorum::MeshConfig>,
     pub(crate) blobs: BTreeSet<Hash>,
     pub(crate) fetching: BTreeMap<Hash, u64>,
     /// Named by records of ours, and had by nobody in reach.
@@ -170,6 +180,8 @@ impl Mesh {
             promised: Epoch::ZERO,
             hw: Ver::default(),
             inc: 0,
+            flaps: 0,
+            unsettled: false,
             ext: Default::default(),
         });
         let mut clock = AwakeClock::default();
@@ -227,9 +239,12 @@ impl Mesh {
             acks: VecDeque::new(),
             acked_upto: 0,
             inventory_at: None,
+            handover: Handover::default(),
+            split: Split::default(),
             table: Table::new(),
             floors: BTreeMap::new(),
             settings: None,
+            quorum: None,
             blobs: recovered.blobs,
             fetching: BTreeMap::new(),
             absent: BTreeSet::new(),
@@ -245,6 +260,7 @@ impl Mesh {
         m.load(recovered.entries, quarantined);
         m.side.inc = m.side.inc.saturating_add(1).max(m.own_floor().map_or(0, |f| f.0) + 1).max(now.wall_ms);
         m.side_dirty = true;
+        m.leadership_lost(false);
         if quarantined {
             // The new store holds what could be read: the mark must not claim more (D3).
             m.side.hw = m.top;
@@ -263,6 +279,7 @@ impl Mesh {
                 Some(Key::Task) => crate::record::decode_rec(&value).map(|r| self.load_rec(r, value, quarantined)).is_ok(),
                 Some(Key::Floor) => codec::decode::<Floor>(&value).map(|f| self.floors.insert(f.origin, (f.inc, f.seq))).is_ok(),
                 Some(Key::Settings) => codec::decode::<Settings>(&value).map(|s| self.settings = Some(s)).is_ok(),
+                Some(Key::Config) => codec::decode::<crate::quorum::MeshConfig>(&value).map(|q| self.quorum = Some(q)).is_ok(),
                 Some(Key::Member(p)) => codec::decode::<Remembered>(&value)
                     .map(|r| {
                         let m = self.view.entry(p);
@@ -346,6 +363,7 @@ impl Mesh {
     fn on_tick(&mut self) {
         self.tick_election();
         self.tick_coord();
+        self.tick_handover();
         self.tick_worker();
         self.tick_origin();
         self.tick_asks();
@@ -400,7 +418,13 @@ impl Mesh {
             Message::SetStrategy(s) => self.on_set_strategy(from, s),
             Message::ForgetNode(f) => self.on_forget_node(from, f),
             Message::SettingsRefused(r) => self.on_settings_refused(r),
+            Message::Settings(s) => self.on_settings(from, s),
+            Message::Adopt(a) => self.on_adopt(from, a),
+            Message::HandReq(r) => self.on_hand_req(from, r),
+            Message::HandGrant(g) => self.on_hand_grant(from, g),
             Message::SettingsAck(a) => self.on_settings_ack(a.req),
+            Message::ChangeQuorum(m) => self.on_change_quorum(from, m),
+            Message::Configure(m) => self.on_configure(from, m),
             Message::Bye(b) => self.on_bye(from, b),
             Message::Busy(b) => self.on_busy(from, b),
             Message::NotCoordinator(n) => self.on_not_coordinator(from, n),
@@ -426,7 +450,7 @@ impl Mesh {
     fn on_up(&mut self, p: Peer) {
         let now = self.now;
         let m = self.view.entry(p);
-        (m.linked, m.silent, m.heard_at) = (true, false, now);
+        (m.linked, m.silent, m.heard_at, m.refused) = (true, false, now, false);
         m.asked = None;
         self.event(Event::Member(p, "up"));
         let advert = self.advert();
@@ -696,6 +720,11 @@ impl Mesh {
         self.puts.insert(key, None);
     }
 
+    /// The side file changed: it goes out with this step's batch.
+    pub(crate) fn side_dirty(&mut self) {
+        self.side_dirty = true;
+    }
+
     /// Persists a new promise (I1: only upwards).
     pub(crate) fn promise(&mut self, e: Epoch) {
         if e > self.side.promised {
@@ -749,6 +778,8 @@ impl Mesh {
 
     /// Ends a step: places what can be placed, fills the replicas' windows, seals the batch.
     fn finish(&mut self, out: &mut Vec<Output>) {
+        self.step_config();
+        self.grant();
         self.schedule();
         self.drain_own();
         self.replicate();
@@ -809,7 +840,7 @@ impl Mesh {
 
     /// May this node coordinate now (E2)?
     pub(crate) fn eligible(&self) -> bool {
-        self.cfg.can_lead && !self.store_bad && !self.leaving && !self.tilted()
+        self.cfg.can_lead && !self.store_bad && !self.leaving && !self.tilted() && self.may_lead_voters() && !self.barred()
     }
 
     pub(crate) fn own_floor(&self) -> Option<(u64, u64)> {

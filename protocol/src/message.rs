@@ -6,6 +6,7 @@ use alloc::{string::String, vec::Vec};
 use crate::{
     codec::Blob,
     ids::{Attempt, Epoch, Hash, Origin, Peer, ShortId, TaskId},
+    quorum::{Change, MeshConfig},
     record::Outcome,
     skill::Catalogue,
     spec::{Data, Need, Strategy},
@@ -61,6 +62,8 @@ wire_struct! {
         9 => strategy: Strategy,
         /// Rises with every heartbeat of this boot; tells new from re-flooded.
         10 => beat: u64,
+        /// It serves by a majority of voters (quorum mode).
+        20 => majority: bool,
     }
 }
 
@@ -136,15 +139,15 @@ wire_struct! {
 }
 wire_struct! {
     /// No objection; my promise's number.
-    pub struct PreOk { 1 => round: u64, 2 => n: u64 }
+    pub struct PreOk { 1 => round: u64, 2 => n: u64, /** The store that consents: a voter is a node with its store. */ 20 => store: u64 }
 }
 wire_struct! {
     /// I coordinate in this epoch (E6).
-    pub struct Claim { 1 => epoch: Epoch }
+    pub struct Claim { 1 => epoch: Epoch, /** The voters that the claimant means to satisfy. */ 20 => config: Option<MeshConfig> }
 }
 wire_struct! {
-    /// No: my promise is higher.
-    pub struct Reject { 1 => n: u64, 2 => epoch: Epoch }
+    /// No: my promise is higher, or there are voters that you don't know.
+    pub struct Reject { 1 => n: u64, 2 => epoch: Epoch, 20 => config: Option<MeshConfig> }
 }
 wire_struct! {
     /// I promised your epoch (sent after it is durable), and this is what I hold.
@@ -158,11 +161,17 @@ wire_struct! {
         7 => settings: Option<Settings>,
         /// Tells a re-sent `Follow` of a re-joined follower from a late one.
         8 => join: u64,
+        /// The newest voters it knows.
+        20 => config: Option<MeshConfig>,
     }
 }
 wire_struct! {
     /// Mesh-wide settings: the highest `(epoch, seq)` wins.
-    pub struct Settings { 1 => epoch: Epoch, 2 => seq: u64, 3 => strategy: Strategy }
+    pub struct Settings {
+        1 => epoch: Epoch, 2 => seq: u64, 3 => strategy: Strategy,
+        /// Who the mesh is, for telling the smaller side of a split (S7): the first 8 bytes of each key, the best first.
+        10 => members: Blob,
+    }
 }
 wire_struct! {
     /// The lighter of two coordinators asks the heavier to take its side in (E8).
@@ -170,7 +179,7 @@ wire_struct! {
 }
 wire_struct! {
     /// A follower tells its leader of another one (E7).
-    pub struct Rival { 1 => epoch: Epoch, 2 => weight: Weight }
+    pub struct Rival { 1 => epoch: Epoch, 2 => weight: Weight, /** See [`Hb`]. */ 20 => majority: bool }
 }
 wire_struct! {
     /// I hear you.
@@ -210,6 +219,8 @@ wire_struct! {
         7 => synced: bool,
         /// Blobs that these records name and nobody in reach has (W4): don't wait for them.
         8 => missing: Vec<Hash>,
+        /// The voters, when they changed.
+        20 => config: Option<MeshConfig>,
     }
 }
 wire_struct! {
@@ -309,6 +320,18 @@ wire_struct! {
     pub struct SettingsAck { 1 => req: u64 }
 }
 wire_struct! {
+    /// Name, add or remove voters (C2).
+    pub struct ChangeQuorum {
+        1 => req: u64, 2 => change: Change, 3 => nodes: Vec<Peer>,
+        /// Of the new voters, those that only hold and vote (C4).
+        4 => witnesses: Vec<Peer>,
+    }
+}
+wire_struct! {
+    /// The voters, for followers that are none.
+    pub struct Configure { 1 => epoch: Epoch, 2 => config: MeshConfig }
+}
+wire_struct! {
     /// Forget a node that is gone for good (G4).
     pub struct ForgetNode { 1 => req: u64, 2 => peer: Peer }
 }
@@ -335,6 +358,18 @@ wire_struct! {
 wire_struct! {
     /// A node's catalogue.
     pub struct CatalogueMsg { 1 => catalogue: Catalogue }
+}
+wire_struct! {
+    /// My priority is higher than yours and I hold what you hold: let me coordinate (E9).
+    pub struct HandReq { 1 => epoch: Epoch, 2 => prio: u32 }
+}
+wire_struct! {
+    /// All I wrote is stable, and I begin nothing new: claim (E9).
+    pub struct HandGrant { 1 => epoch: Epoch, 2 => root: u128 }
+}
+wire_struct! {
+    /// Who is here is the mesh: hold nothing back (S7).
+    pub struct Adopt { 1 => req: u64 }
 }
 wire_enum! {
     /// One message between two nodes.
@@ -383,6 +418,12 @@ wire_enum! {
         42 => Hb(Hb),
         43 => ForgetNode(ForgetNode),
         44 => SettingsRefused(SettingsRefused),
+        45 => HandReq(HandReq),
+        46 => HandGrant(HandGrant),
+        47 => Adopt(Adopt),
+        48 => Settings(Settings),
+        60 => ChangeQuorum(ChangeQuorum),
+        61 => Configure(Configure),
     }
 }
 

@@ -19,7 +19,9 @@ use crate::{
     ids::{Peer, TaskId, short_prefix},
     io::Output,
     mesh::Mesh,
-    message::{AnswerMsg, Cancel, CancelAck, ForgetNode, Message, NotCoordinator, QueryMsg, SetStrategy, SettingsRefused},
+    message::{
+        Adopt, AnswerMsg, Cancel, CancelAck, ChangeQuorum, ForgetNode, Message, NotCoordinator, QueryMsg, SetStrategy, SettingsRefused,
+    },
     placement::{fits, score},
     record::{End, Rec},
     spec::Strategy,
@@ -106,12 +108,17 @@ impl Mesh {
             }
             Command::SetStrategy(strategy) => self.ask(req, Message::SetStrategy(SetStrategy { req, strategy, ext: Default::default() })),
             Command::ForgetNode(peer) => self.ask(req, Message::ForgetNode(ForgetNode { req, peer, ext: Default::default() })),
+            Command::ChangeQuorum(change, nodes, witnesses) => {
+                let m = ChangeQuorum { req, change, nodes, witnesses, ext: Default::default() };
+                self.ask(req, Message::ChangeQuorum(m));
+            }
             Command::Drain(on) => {
                 self.draining = on;
                 self.publish_advert();
                 self.capacity_changed();
                 self.reply(req, Reply::Ok);
             }
+            Command::Adopt => self.ask(req, Message::Adopt(Adopt { req, ext: Default::default() })),
             Command::Leave => self.leave(req),
         }
     }
@@ -154,8 +161,12 @@ impl Mesh {
         let late: Vec<u64> = self.asks.map.iter().filter(|(_, a)| now >= a.until).map(|(r, _)| *r).collect();
         for req in late {
             self.asks.map.remove(&req);
-            let message =
-                "nobody coordinates the mesh at the moment: the nodes are electing, or this one is cut off; see 'clawmesh status'".into();
+            let minority = self.quorum_view().filter(|q| !q.majority).map(|q| q.warning);
+            let message = match minority {
+                Some(why) => format!("nobody coordinates the mesh here: {why}; see 'clawmesh quorum status'"),
+                None => "nobody coordinates the mesh at the moment: the nodes are electing, or this one is cut off; see 'clawmesh status'"
+                    .into(),
+            };
             self.reply(req, Reply::Refused(Refusal::NoCoordinator { message }));
         }
         let next = self.asks.map.values().map(|a| if a.sent_to.is_none() { a.again_at.max(now + 50) } else { a.until }).min();
@@ -367,6 +378,10 @@ impl Mesh {
         if let Some(t) = c.sched.rest_until(&r.id) {
             return format!("waits {} s before the next attempt", t.saturating_sub(self.now).div_ceil(1_000));
         }
+        if c.sched.held.contains_key(&r.id) {
+            return "is held back: fewer than half of the mesh is in reach, and the others may run it; 'clawmesh mesh adopt' ends the wait"
+                .into();
+        }
         let nodes = self.candidates(r);
         let busy = nodes.iter().filter(|n| fits(&r.need, n).is_err_and(|e| e.busy)).count();
         if nodes.iter().any(|n| fits(&r.need, n).is_ok()) {
@@ -474,13 +489,15 @@ impl Mesh {
             }
             .into(),
             members,
-            queue: QueueView { critical: n(0), high: n(1), normal: n(2), low: n(3), running: n(4), parked: n(5), ended: n(6) },
+            queue: QueueView { critical: n(0), high: n(1), normal: n(2), low: n(3), running: n(4), parked: n(5), ended: n(6), held: n(7) },
             strategy,
             replicas,
             records: self.table.len() as u64,
+            digest: format!("{:032x}", self.table.root()),
             outbox: self.outbox.open() as u64,
             draining: self.draining,
             store_bad: self.store_bad,
+            quorum: self.quorum_view(),
         }
     }
 

@@ -33,6 +33,7 @@ pub(crate) enum Key {
     Run,
     Floor,
     Settings,
+    Config,
     Member(Peer),
     Meta,
 }
@@ -46,6 +47,7 @@ impl Key {
             b'r' => Self::Run,
             b'f' => Self::Floor,
             b's' => Self::Settings,
+            b'q' => Self::Config,
             b'v' => Self::Member(Peer(rest.try_into().ok()?)),
             b'm' => Self::Meta,
             _ => return None,
@@ -78,6 +80,9 @@ impl Key {
     pub(crate) fn settings() -> Vec<u8> {
         b"s".to_vec()
     }
+    pub(crate) fn config() -> Vec<u8> {
+        b"q".to_vec()
+    }
     pub(crate) fn member(p: Peer) -> Vec<u8> {
         Self::with(b'v', &p.0)
     }
@@ -96,6 +101,8 @@ const NOTES_MAX: usize = 10_000;
 #[derive(Debug, Default)]
 pub(crate) struct Sched {
     pub(crate) queue: Queue,
+    /// Held back on the smaller side of a split (S7), and how long they had waited, ms.
+    pub(crate) held: BTreeMap<TaskId, u64>,
     /// Live attempts by worker.
     pub(crate) placed: BTreeMap<Peer, BTreeSet<(TaskId, Attempt)>>,
     /// In back-off until.
@@ -208,7 +215,7 @@ impl Mesh {
         let Some(c) = &mut self.co else { return };
         let Some(rec) = self.table.get(id) else { return };
         let s = &mut c.sched;
-        let waited = s.queue.remove(id, now);
+        let waited = s.queue.remove(id, now).or(s.held.remove(id));
         for set in s.placed.values_mut() {
             set.retain(|(t, _)| t != id);
         }
@@ -255,10 +262,15 @@ impl Mesh {
         self.enqueue(id, &need, queued, waited);
     }
 
-    fn enqueue(&mut self, id: &TaskId, need: &Need, queued: Queued, waited: u64) {
+    pub(crate) fn enqueue(&mut self, id: &TaskId, need: &Need, queued: Queued, waited: u64) {
         let now = self.now;
+        let held = self.is_held(need, queued);
         let Some(c) = &mut self.co else { return };
-        c.sched.queue.push(*id, need, queued, now, waited);
+        if held {
+            c.sched.held.insert(*id, waited);
+        } else {
+            c.sched.queue.push(*id, need, queued, now, waited);
+        }
         c.sched.dirty = true;
         let limit = |ms: u64| if ms == 0 { u64::MAX } else { now + ms.saturating_sub(waited) };
         let at = limit(need.queue_timeout_ms).min(limit(need.total_timeout_ms));
@@ -273,6 +285,7 @@ impl Mesh {
         let key = self.table.get(id).map(|r| r.need.key.clone()).unwrap_or_default();
         let Some(c) = &mut self.co else { return };
         c.sched.queue.remove(id, now);
+        c.sched.held.remove(id);
         c.sched.seen_at.remove(id);
         c.sched.notes.remove(id);
         if c.sched.keys.get(&key) == Some(id) {
@@ -344,7 +357,7 @@ impl Mesh {
         if !spec.need.key.is_empty() && !s.again && self.join_by_key(from, &s.id, &spec) {
             return;
         }
-        self.admit(s.id, spec, s.submitted_at);
+        self.admit(s.id, spec, s.submitted_at, s.again);
     }
 
     fn refuse_submit(&mut self, to: Peer, id: TaskId, refusal: Refusal) {
@@ -356,6 +369,12 @@ impl Mesh {
     fn reject(&self, spec: &Spec) -> Option<Refusal> {
         if let Some(p) = spec.need.pin.filter(|p| *p != self.me && self.view.get(p).is_none()) {
             return Some(Refusal::Invalid { message: format!("no node {p} is known: 'clawmesh nodes' lists them") });
+        }
+        if spec.need.at_most_once && spec.need.pin.is_none() && self.open_rules() {
+            // S6: each side of a split would start it.
+            let message = "an at-most-once task must be pinned to one node (--node NAME), or the mesh needs voters ('clawmesh quorum init'): \
+                           in open mode only that node's own log can promise it";
+            return Some(Refusal::Invalid { message: message.into() });
         }
         if spec.need.kind != Kind::Skill {
             return None;
@@ -384,9 +403,11 @@ impl Mesh {
         true
     }
 
-    fn admit(&mut self, id: TaskId, spec: Spec, submitted_at: u64) {
+    fn admit(&mut self, id: TaskId, spec: Spec, submitted_at: u64, again: bool) {
+        let Some(c) = &self.co else { return };
+        let new = Queued { epoch: c.epoch, seq: c.seq + 1 };
+        let queued = if again { self.place_again(new) } else { new };
         let Some(c) = &mut self.co else { return };
-        let queued = Queued { epoch: c.epoch, seq: c.seq + 1 };
         let now = self.now;
         c.sched.seen_at.insert(id, now);
         if !spec.need.key.is_empty() {
@@ -424,7 +445,7 @@ impl Mesh {
 
     /// Hands tasks to nodes while both are there.
     pub(crate) fn schedule(&mut self) {
-        let quiet = self.tilted() || self.leaving || self.store_bad;
+        let quiet = self.tilted() || self.leaving || self.store_bad || self.giving();
         if quiet || self.co.as_ref().is_none_or(|c| !c.serving() || !c.sched.dirty) {
             return;
         }
@@ -480,7 +501,7 @@ impl Mesh {
             peer: self.me,
             name: &self.cfg.name,
             online: true,
-            draining: self.draining || self.leaving,
+            draining: self.draining || self.leaving || self.witness(&self.me),
             commands: self.cfg.commands,
             has_skill: self.worker.runnable.contains(&rec.need.skill),
             agent_skill: self.catalogue.skills.iter().any(|s| s.name == rec.need.skill),
@@ -499,7 +520,7 @@ impl Mesh {
                 peer: *p,
                 name: &m.name,
                 online: m.usable() && c.followers.contains_key(p),
-                draining: a.draining,
+                draining: a.draining || self.witness(p),
                 commands: a.commands,
                 has_skill: m.runnable.contains(&rec.need.skill),
                 agent_skill: m.catalogue.as_ref().is_some_and(|c| c.skills.iter().any(|s| s.name == rec.need.skill)),
@@ -645,11 +666,13 @@ impl Mesh {
         if self.co.as_ref().is_none_or(|c| !c.serving()) {
             return;
         }
-        let ours = self.table.get(&r.id).is_some_and(|rec| rec.live.iter().any(|l| l.attempt == r.attempt && l.worker == from));
-        if ours {
-            self.rule(Rule::S10);
-            self.end_attempt(&r.id, r.attempt, End::Returned, None, &r.why);
-        }
+        let Some(rec) = self.table.get(&r.id) else { return };
+        let Some(live) = rec.live.iter().find(|l| l.attempt == r.attempt && l.worker == from) else { return };
+        let boot = if from == self.me { self.boot } else { self.co.as_ref().and_then(|c| c.followers.get(&from)).map_or(0, |f| f.boot) };
+        // A later boot can't vouch for what an earlier one has begun: its log may have been damaged (D3).
+        let unsure = rec.need.at_most_once && live.wboot != boot;
+        self.rule(Rule::S10);
+        self.end_attempt(&r.id, r.attempt, if unsure { End::Crashed } else { End::Returned }, None, &r.why);
     }
 
     pub(crate) fn on_report(&mut self, from: Peer, r: Report) {
@@ -739,13 +762,18 @@ impl Mesh {
                 self.decide(&id, End::Timeout, Some(attempt), Some(from), o.exit, "the total time limit passed", o.data, o.ran_ms);
             }
             End::Failed | End::Timeout => {
-                let last = rec.failures >= rec.need.retries || cancel;
+                // A second attempt of what must not run twice would be its second start.
+                let last = rec.failures >= rec.need.retries || cancel || rec.need.at_most_once;
                 if last {
                     let end = if cancel { End::Cancelled } else { o.end };
                     self.decide(&id, end, Some(attempt), Some(from), o.exit, &o.why, o.data, o.ran_ms);
                 } else {
                     self.end_attempt(&id, attempt, o.end, o.exit, &o.why);
                 }
+            }
+            End::Returned if rec.need.at_most_once => {
+                let why = "the worker left while it ran: whether it had finished is unknown";
+                self.decide(&id, End::Failed, Some(attempt), Some(from), o.exit, why, o.data, o.ran_ms);
             }
             end => self.end_attempt(&id, attempt, end, o.exit, &o.why),
         }
@@ -786,6 +814,7 @@ impl Mesh {
         let Some(c) = &mut self.co else { return };
         let took = c.sched.seen_at.remove(id).map_or(0, |t| now - t);
         c.sched.queue.remove(id, now);
+        c.sched.held.remove(id);
         if let Some(at) = c.sched.rest_of.remove(id) {
             c.sched.resting.remove(&(at, *id));
         }
@@ -883,7 +912,10 @@ impl Mesh {
         let Some(c) = self.co.as_ref().filter(|c| c.serving()) else { return };
         let list: Vec<_> = c.sched.placed.get(&worker).into_iter().flatten().copied().collect();
         for (id, attempt) in list {
-            let boot = self.table.get(&id).and_then(|r| r.live.iter().find(|l| l.attempt == attempt)).map(|l| l.wboot);
+            let Some(rec) = self.table.get(&id) else { continue };
+            let boot = rec.live.iter().find(|l| l.attempt == attempt).map(|l| l.wboot);
+            // Who left may have begun it.
+            let end = if end == End::Returned && rec.need.at_most_once { End::Lost } else { end };
             if boot.is_some_and(&boots) {
                 self.end_attempt(&id, attempt, end, None, why);
             }
@@ -898,7 +930,7 @@ impl Mesh {
     // ---- time ----
 
     pub(crate) fn tick_schedule(&mut self) {
-        if self.tilted() || self.co.as_ref().is_none_or(|c| !c.serving()) {
+        if self.tilted() || self.giving() || self.co.as_ref().is_none_or(|c| !c.serving()) {
             return;
         }
         let now = self.now;
@@ -933,7 +965,7 @@ impl Mesh {
 
     fn limit_passed(&mut self, id: &TaskId) {
         let Some(rec) = self.table.get(id).filter(|r| !r.terminal()) else { return };
-        let queued = self.co.as_ref().is_some_and(|c| c.sched.queue.contains(id));
+        let queued = self.co.as_ref().is_some_and(|c| c.sched.queue.contains(id) || c.sched.held.contains_key(id));
         if rec.live.is_empty() && (queued || self.co.as_ref().is_some_and(|c| c.sched.rest_of.contains_key(id))) {
             let limit = rec.need.queue_timeout_ms;
             let why = if limit > 0 {
@@ -1084,11 +1116,11 @@ impl Mesh {
     // ---- settings ----
 
     pub(crate) fn on_set_strategy(&mut self, from: Peer, m: SetStrategy) {
-        let Some(c) = self.co.as_ref().filter(|c| c.serving()) else {
+        let new = self.new_settings().filter(|_| self.co.as_ref().is_some_and(|c| c.serving()));
+        let Some(s) = new else {
             return self.not_coordinator(from, m.req, None);
         };
-        let s = Settings { epoch: c.epoch, seq: c.seq + 1, strategy: m.strategy, ext: Default::default() };
-        self.settings = Some(s);
+        self.settings = Some(Settings { strategy: m.strategy, ..s });
         self.settings_effect(Effect::SettingsAck(from, m.req));
         self.capacity_changed();
     }
@@ -1135,6 +1167,7 @@ impl Mesh {
         n.push(c.sched.placed.values().map(|s| s.len() as u64).sum());
         n.push(c.sched.parked);
         n.push(self.table.ended_len() as u64);
+        n.push(c.sched.held.len() as u64);
         n
     }
 }

@@ -8,10 +8,11 @@ use alloc::{
 use crate::{
     codec::Blob,
     config::T_CLAIM_MS,
-    ids::{Peer, TaskId},
+    ids::{Epoch, Peer, TaskId},
     io::Event,
     mesh::Mesh,
     message::{BYTES_MAX, Floor, Follow, ITEMS_MAX, Inventory, Message, Pull, PullResp, Release, Settings},
+    quorum::MeshConfig,
     record::{End, Rec, decode_rec, reconcile, same_content},
     rule::Rule,
     table::BUCKETS,
@@ -54,6 +55,9 @@ pub(crate) struct Follower {
     pub(crate) dels: Vec<TaskId>,
     pub(crate) floors: Vec<Floor>,
     pub(crate) settings: Option<Settings>,
+    pub(crate) config: Option<MeshConfig>,
+    /// The settings it was told although it is no replica.
+    pub(crate) settings_told: (Epoch, u64),
     pub(crate) sent_upto: u64,
     pub(crate) join_seq: u64,
     pub(crate) catching: bool,
@@ -79,6 +83,8 @@ impl Follower {
             dels: Vec::new(),
             floors: Vec::new(),
             settings: None,
+            config: None,
+            settings_told: (Epoch::ZERO, 0),
             sent_upto: 0,
             join_seq: 0,
             catching: false,
@@ -165,6 +171,15 @@ impl Mesh {
         if equal && f.count > 0 {
             self.rule(Rule::V2);
         }
+        if self.quorum.as_ref().and_then(|q| q.voter(&from)).is_some_and(|v| v.store != f.store) {
+            self.rule(Rule::C3);
+        }
+        if let Some(q) = f.config {
+            self.adopt_config(&q);
+            if self.co.is_none() {
+                return;
+            }
+        }
         if !equal {
             self.rule(Rule::T1);
             self.send(from, Message::Pull(Pull { epoch, buckets: Vec::new(), after: None, ext: Default::default() }));
@@ -181,6 +196,7 @@ impl Mesh {
             return;
         }
         self.choose_replicas();
+        self.tell_config(p);
         self.deliver_to(p);
         self.capacity_changed();
         self.drain_held();
@@ -279,6 +295,9 @@ impl Mesh {
             }
             return;
         }
+        if !self.open_rules() {
+            return self.merge_by_majority(theirs, bytes);
+        }
         let serving = self.co.as_ref().is_some_and(|c| c.serving());
         match self.table.get(&id) {
             None => {
@@ -321,7 +340,7 @@ impl Mesh {
 
     /// A record that came with a late follower: what it owes to nodes that joined before is said now,
     /// because they have said their part already (T6).
-    fn resume(&mut self, id: &TaskId) {
+    pub(crate) fn resume(&mut self, id: &TaskId) {
         let Some(rec) = self.table.get(id) else { return };
         if rec.terminal() {
             if !rec.delivered && !self.below_floor(id) {
@@ -338,7 +357,7 @@ impl Mesh {
         }
     }
 
-    /// Serve when all that answered is pulled (T2, open mode).
+    /// Serve when all that answered is pulled, and in quorum mode a majority of the voters (T2).
     pub(crate) fn sync_check(&mut self) {
         let Some(c) = &self.co else { return };
         if c.phase != Phase::Syncing || !c.sure() {
@@ -347,15 +366,23 @@ impl Mesh {
         if c.followers.iter().any(|(p, f)| f.stage == Stage::Pulling && self.view.is_usable(p)) {
             return self.wake_at(self.now + T_CLAIM_MS);
         }
+        if !self.majority_pulled() {
+            // Who promised may still follow; `tick_majority` gives up when nobody does.
+            return;
+        }
         let epoch = c.epoch;
         if let Some(c) = &mut self.co {
             c.phase = Phase::Serving;
+            c.merged.clear();
             c.reclaimed_at = self.now;
         }
         self.synced = true;
         self.rejects = 0;
+        self.leadership_gained();
         self.event(Event::Serving(epoch));
+        self.restamp_config();
         self.choose_replicas();
+        self.look_at_split();
         self.sched_rebuild();
         self.leader_changed();
         let ready: Vec<Peer> =
@@ -375,8 +402,9 @@ impl Mesh {
 
     /// T2: what a node says about its tasks is only understood when its records are here: a result it has
     /// accepted, or an attempt it runs, may belong to a record that only it holds.  Keeps such messages
-    /// back while this node does not serve yet or still pulls from the sender; gives all others back.
+    /// back while this node does not serve yet, still pulls from the sender, or hands over; gives all others back.
     pub(crate) fn hold(&mut self, from: Peer, msg: Message) -> Option<Message> {
+        let giving = self.giving();
         let Some(c) = &mut self.co else { return Some(msg) };
         let about_tasks = matches!(
             msg,
@@ -389,9 +417,11 @@ impl Mesh {
                 | Message::Cancel(_)
                 | Message::Query(_)
                 | Message::SetStrategy(_)
+                | Message::ChangeQuorum(_)
+                | Message::Adopt(_)
         );
         let pulling = c.followers.get(&from).is_some_and(|f| f.stage == Stage::Pulling);
-        if !about_tasks || (c.serving() && !pulling) {
+        if !about_tasks || (c.serving() && !pulling && !giving) {
             return Some(msg);
         }
         if c.held.len() < HELD_MAX {
@@ -405,6 +435,9 @@ impl Mesh {
 
     /// Handles what was held back and can be understood now.
     pub(crate) fn drain_held(&mut self) {
+        if self.giving() {
+            return;
+        }
         let held = match &mut self.co {
             Some(c) if c.serving() && !c.held.is_empty() => core::mem::take(&mut c.held),
             _ => return,
@@ -418,6 +451,7 @@ impl Mesh {
     pub(crate) fn start_stream(&mut self, p: Peer) {
         let now = self.now;
         let settings = self.settings.clone();
+        let config = self.quorum.clone();
         let floors: Vec<Floor> =
             self.floors.iter().take(ITEMS_MAX).map(|(o, (inc, seq))| Floor { origin: *o, inc: *inc, seq: *seq }).collect();
         let root = self.table.root();
@@ -437,6 +471,7 @@ impl Mesh {
         f.catching = true;
         f.told_synced = false;
         f.settings = settings;
+        f.config = config;
         f.floors = floors;
         if f.root != root || f.count == 0 {
             let empty = f.count == 0;

@@ -314,7 +314,7 @@ impl Mesh {
             // A pinned one can run nowhere else.
             r.state == State::Queued
                 && self.now.saturating_sub(r.queued_at) >= PATIENCE_MS
-                && r.need.as_ref().is_some_and(|n| n.pin.is_none() && !instant(n))
+                && r.need.as_ref().is_some_and(|n| n.pin.is_none() && !n.at_most_once && !instant(n))
         };
         let keys: Vec<(TaskId, Attempt)> = self.worker.runs.iter().filter(|(_, r)| late(r)).map(|(k, _)| *k).take(ITEMS_MAX).collect();
         for key in keys {
@@ -522,7 +522,12 @@ impl Mesh {
         let queued: Vec<(TaskId, Attempt)> =
             self.worker.runs.iter().filter(|(_, r)| matches!(r.state, State::Fetching | State::Queued)).map(|(k, _)| *k).collect();
         for key in queued {
-            self.worker.runs.remove(&key);
+            let run = self.worker.runs.remove(&key);
+            if let (Some(to), true) = (self.serving_leader(), run.and_then(|r| r.need).is_some_and(|n| n.at_most_once)) {
+                // Only now can it be said that it never began.
+                let why = "the node leaves".to_string();
+                self.send(to, Message::Refuse(Refuse { id: key.0, attempt: key.1, why, ext: Default::default() }));
+            }
         }
         self.worker.queue.clear();
         let running: Vec<(TaskId, Attempt)> =

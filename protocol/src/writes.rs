@@ -73,7 +73,7 @@ pub(crate) struct Coord {
     raw_blobs: BTreeSet<Hash>,
     effects: BTreeMap<u64, Vec<Effect>>,
     submits: BTreeMap<u64, Vec<TaskId>>,
-    written_at: VecDeque<(u64, u64)>,
+    pub(crate) written_at: VecDeque<(u64, u64)>,
     /// How many holders are enough now (W2): d, or what has been left of them for long enough.
     enough: usize,
     /// Fewer than that are joined: how many, and since when not fewer still.
@@ -85,6 +85,10 @@ pub(crate) struct Coord {
     pub(crate) reclaimed_at: u64,
     /// What followers say about their tasks before their records are here (T2).
     pub(crate) held: VecDeque<(Peer, Message)>,
+    /// Quorum mode: records joined while pulling, and the newest version that went into each (T3).
+    pub(crate) merged: BTreeMap<TaskId, Ver>,
+    /// Who asked for the change of the voters that is under way.
+    pub(crate) config_waiters: Vec<(Peer, u64)>,
     pub(crate) sched: Sched,
 }
 
@@ -116,6 +120,8 @@ impl Coord {
             beat: 0,
             reclaimed_at: now,
             held: VecDeque::new(),
+            merged: BTreeMap::new(),
+            config_waiters: Vec::new(),
             sched: Sched::default(),
         }
     }
@@ -130,7 +136,7 @@ impl Coord {
     }
 
     /// Our own copy counts up to here.
-    fn own_upto(&self) -> u64 {
+    pub(crate) fn own_upto(&self) -> u64 {
         match self.own_blobs.first_key_value() {
             Some((seq, _)) => self.own_acked.min(seq - 1),
             None => self.own_acked,
@@ -138,7 +144,7 @@ impl Coord {
     }
 
     /// Joined holders without ourselves.
-    fn holders(&self) -> impl Iterator<Item = (&Peer, &Follower)> {
+    pub(crate) fn holders(&self) -> impl Iterator<Item = (&Peer, &Follower)> {
         self.followers.iter().filter(|(p, f)| f.stage == Stage::Joined && self.replicas.contains_key(p))
     }
 
@@ -270,12 +276,15 @@ impl Mesh {
         }
         let fewer = need < d && c.ever_second;
         self.release_submits(need);
+        let (open, most) = (self.open_rules(), if self.by_majority() { self.majority_upto() } else { u64::MAX });
         let Some(c) = &mut self.co else { return };
         let mut acked: Vec<u64> = c.holders().map(|(_, f)| f.acked).collect();
         acked.push(c.own_upto());
         acked.sort_unstable_by(|a, b| b.cmp(a));
-        let stable = acked.get(need - 1).copied().unwrap_or(0).min(c.seq);
+        let by_count = if open { acked.get(need - 1).copied().unwrap_or(0) } else { u64::MAX };
+        let stable = by_count.min(most).min(c.seq);
         if stable > c.stable {
+            let need = if open { need } else { acked.iter().filter(|a| **a >= stable).count() };
             c.stable = stable;
             let epoch = c.epoch;
             let mut took_ms = 0;
@@ -303,6 +312,9 @@ impl Mesh {
     }
 
     fn release_submits(&mut self, need: usize) {
+        // In quorum mode the outbox of an origin counts for nothing: it may be on the other side of the next split.
+        let most = if self.by_majority() { self.majority_upto() } else { u64::MAX };
+        let need = if self.open_rules() { need } else { 1 };
         loop {
             let Some(c) = &mut self.co else { return };
             let Some((&seq, ids)) = c.submits.first_key_value() else { return };
@@ -316,7 +328,7 @@ impl Mesh {
             if !counted {
                 copies += 1;
             }
-            if (copies as usize) < need || c.copies(seq) == 0 {
+            if (copies as usize) < need || c.copies(seq) == 0 || seq > most {
                 return;
             }
             let epoch = c.epoch;
@@ -415,9 +427,9 @@ impl Mesh {
                 let later = f.dels.split_off(f.dels.len().min(ITEMS_MAX));
                 let dels = core::mem::replace(&mut f.dels, later);
                 let floors = core::mem::take(&mut f.floors);
-                let settings = f.settings.take();
+                let (settings, config) = (f.settings.take(), f.config.take());
                 let (recs, missing) = (recs.into_values().collect(), missing.into_iter().collect());
-                let w = Write { epoch, upto, recs, dels, floors, settings, synced, missing, ext: Default::default() };
+                let w = Write { epoch, upto, recs, dels, floors, settings, synced, missing, config, ext: Default::default() };
                 sends.push((*p, w));
             }
         }
@@ -475,6 +487,9 @@ impl Mesh {
         }
         if let Some(s) = w.settings {
             self.adopt_settings(s);
+        }
+        if let Some(q) = &w.config {
+            self.adopt_config(q);
         }
         if w.synced && !self.synced {
             self.synced = true;
@@ -689,6 +704,7 @@ impl Mesh {
             queue,
             strategy,
             beat: 0,
+            majority: self.by_majority(),
             ext: Default::default(),
         };
         if let Some(c) = &mut self.co {
@@ -717,9 +733,11 @@ impl Mesh {
         if let Some(t) = self.co.as_ref().map(|c| c.hb_at) {
             self.wake_at(t);
         }
+        self.tick_majority();
         self.drop_stalled();
         self.choose_replicas();
         self.release_followers();
+        self.tick_split();
         self.retain();
         self.tick_schedule();
         self.release();
@@ -743,7 +761,8 @@ impl Mesh {
             }
             self.event(Event::Dropped("stalled_follower"));
             // Its next `Follow` starts afresh.
-            self.send(p, Message::Claim(crate::message::Claim { epoch, ext: Default::default() }));
+            let config = self.quorum.clone();
+            self.send(p, Message::Claim(crate::message::Claim { epoch, config, ext: Default::default() }));
         }
         self.sync_check();
     }
@@ -753,6 +772,8 @@ impl Mesh {
         let now = self.now;
         let sticky = self.cfg.tune.sticky_ms;
         let want = self.cfg.replicas.clamp(1, K.max(self.cfg.replicas)) - 1;
+        let voters = self.voters_to_write();
+        let want = if self.open_rules() { want } else { 0 };
         let Some(c) = self.co.as_ref().filter(|c| c.serving()) else { return };
         let mut keep: BTreeMap<Peer, u64> =
             c.replicas.iter().filter(|(p, _)| c.followers.contains_key(p) && self.view.is_usable(p)).map(|(p, t)| (*p, *t)).collect();
@@ -780,6 +801,13 @@ impl Mesh {
                 keep.insert(p, now);
             }
         }
+        // Quorum mode: the voters and nobody else; both while the first voters are being settled.
+        if !self.open_rules() {
+            keep.retain(|p, _| voters.contains(p));
+        }
+        for p in voters {
+            keep.entry(p).or_insert(now);
+        }
         let Some(c) = &mut self.co else { return };
         let new: Vec<Peer> = keep.keys().filter(|p| !c.replicas.contains_key(p)).copied().collect();
         let gone: Vec<Peer> = c.replicas.keys().filter(|p| !keep.contains_key(p)).copied().collect();
@@ -803,15 +831,17 @@ impl Mesh {
         }
         let alive = c.followers.keys().filter(|p| self.view.is_usable(p)).count() + 1;
         let synced = c.holders().filter(|(_, f)| f.acked >= c.seq).count() + 1;
-        if synced < k.min(alive) || c.own_upto() < c.seq {
+        if (self.open_rules() && synced < k.min(alive)) || c.own_upto() < c.seq {
             return;
         }
+        // A voter that is not written to yet still votes with what it has.
+        let votes = |p: &Peer, store: u64| self.quorum.as_ref().is_some_and(|q| q.votes(p, store));
         let epoch = c.epoch;
         let root = self.table.root();
         let free: Vec<Peer> = c
             .followers
             .iter()
-            .filter(|(p, f)| f.stage == Stage::Plain && f.count > 0 && !c.replicas.contains_key(p))
+            .filter(|(p, f)| f.stage == Stage::Plain && f.count > 0 && !c.replicas.contains_key(p) && !votes(p, f.store))
             .map(|(p, _)| *p)
             .collect();
         for p in free {
@@ -893,8 +923,16 @@ impl Mesh {
         }
     }
 
+    /// Lets `e` out when the settings of now are stable.
     pub(crate) fn settings_effect(&mut self, e: Effect) {
-        // Settings ride on the next write: they are stable when it is.
+        self.settings_write();
+        if let Some(c) = &mut self.co {
+            c.effects.entry(c.seq).or_default().push(e);
+        }
+    }
+
+    /// Settings ride on the next write: they are stable when it is.
+    pub(crate) fn settings_write(&mut self) {
         let Some(c) = &mut self.co else { return };
         c.seq += 1;
         let seq = c.seq;
@@ -904,7 +942,6 @@ impl Mesh {
             f.settings.clone_from(&s);
             f.told_synced = false;
         }
-        c.effects.entry(seq).or_default().push(e);
         if let Some(s) = s {
             self.put(Key::settings(), crate::codec::encode(&s));
         }
@@ -912,7 +949,12 @@ impl Mesh {
 
     /// W6: stop coordinating, drop what only a coordinator knows.
     pub(crate) fn step_down(&mut self, why: &'static str) {
+        let given = self.end_giving();
         if let Some(c) = self.co.take() {
+            if c.serving() {
+                self.leadership_lost(given);
+            }
+            self.end_split();
             self.parked.clear();
             self.absent.clear();
             self.rule(Rule::W6);

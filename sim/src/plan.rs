@@ -6,9 +6,8 @@
 use std::collections::BTreeSet;
 
 use clap::ValueEnum;
+use clawmesh_protocol::config::{Timing, Tune};
 use serde::Serialize;
-
-use clawmesh_protocol::config::Tune;
 
 use crate::rng::Dice;
 
@@ -224,6 +223,10 @@ pub struct Plan {
     pub tune: Tune,
     /// Permille of tasks whose submitter is of a newer version and says more than this one understands (V1).
     pub newer: u64,
+    /// How many looks in a row, two a second, must find the mesh at rest.
+    pub looks: u32,
+    /// The protocol's long times.
+    pub timing: Timing,
 }
 
 impl Plan {
@@ -279,6 +282,8 @@ impl Plan {
             skew_ms: if d.percent(50) { 0 } else { 3_600_000 },
             tune: if calm || d.percent(50) { Tune::default() } else { tight(&mut d) },
             newer: if d.percent(70) { 0 } else { d.range(50, 600) },
+            looks: if d.percent(75) { 4 } else { d.range(20, 120) as u32 },
+            timing: timing(&mut d),
         }
     }
 
@@ -331,6 +336,25 @@ fn strikes(seed: u64, faults: &[(Fault, u64)], storm_ms: u64, only: Option<&BTre
     all.sort_unstable();
     let numbered = (0..).zip(all).map(|(no, (at, fault))| Strike { no, at, fault });
     numbered.filter(|s| only.is_none_or(|o| o.contains(&s.no))).collect()
+}
+
+/// In most worlds the long times are short, so that what follows from them happens at all.
+fn timing(d: &mut Dice) -> Timing {
+    let (hold_ms, hold_half_ms, absent_ms) = (d.range(5_000, 60_000), d.range(2_000, 30_000), d.range(5_000, 60_000));
+    if d.percent(30) {
+        // Half of the mesh may be destroyed: nobody waits ten minutes for it here.
+        return Timing { hold_ms, hold_half_ms, absent_ms, ..Timing::default() };
+    }
+    Timing {
+        hold_ms,
+        hold_half_ms,
+        absent_ms,
+        steady_ms: d.range(500, 6_000),
+        tenure_ms: d.range(1_000, 10_000),
+        settled_ms: d.range(5_000, 60_000),
+        stuck_ms: if d.percent(50) { 10_000 } else { d.range(3_000, 10_000) },
+        barred_ms: d.range(5_000, 60_000),
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 
 /// Longest wait for an answer: above the server's own longest.
-const LIMIT: Duration = Duration::from_secs(100);
+pub(crate) const LIMIT: Duration = Duration::from_secs(100);
 
 /// An answer of the API.
 #[derive(Debug, Clone)]
@@ -35,6 +35,7 @@ impl HttpAnswer {
 
 /// One request with these headers.  Any status is an answer.
 pub(crate) fn request(
+    limit: Duration,
     method: &str,
     addr: SocketAddr,
     path: &str,
@@ -42,7 +43,7 @@ pub(crate) fn request(
     body: Option<&[u8]>,
 ) -> Result<HttpAnswer, String> {
     let agent: ureq::Agent =
-        ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(LIMIT)).proxy(None).build().into();
+        ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(limit)).proxy(None).build().into();
     let mut request = ureq::http::Request::builder().method(method).uri(format!("http://{addr}{path}"));
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -63,7 +64,7 @@ pub(crate) fn request(
 /// # Errors
 /// No answer, or none of that kind.
 pub fn get_json(addr: SocketAddr, path: &str) -> Result<Value, String> {
-    let answer = request("GET", addr, path, &[], None)?;
+    let answer = request(LIMIT, "GET", addr, path, &[], None)?;
     serde_json::from_str(&answer.body).map_err(|e| format!("{path}: {}: {e}: {}", answer.status, answer.body))
 }
 

@@ -12,23 +12,35 @@
 //!
 //! Rooms: `binary` finds the program, `node` is one process, `mesh` several of them, `cli` a command and what it said,
 //! `tasks` what is asked again and again about tasks, `http` the API as another program sees it, `wait` patience,
-//! `files` what tasks leave behind, `processes` signals and strays, `netns` machines made of network namespaces.
+//! `files` what tasks leave behind, `processes` signals and strays, `netns` machines made of network namespaces, `proxy` slow
+//! lines between them, `disk` small disks and power cuts, `trial` a mesh under load while faults strike, `history` what
+//! happened then and the judgement on it.
 #![deny(unreachable_pub, missing_docs)]
 
 mod binary;
 mod cli;
+#[cfg(target_os = "linux")]
+mod disk;
 mod files;
+#[cfg(target_os = "linux")]
+mod history;
 mod http;
 mod mesh;
 #[cfg(target_os = "linux")]
 mod netns;
 mod node;
 mod processes;
+#[cfg(target_os = "linux")]
+mod proxy;
 mod tasks;
+#[cfg(target_os = "linux")]
+mod trial;
 mod wait;
 
 pub use binary::{binary, repository};
 pub use cli::{Cli, Running, Said};
+#[cfg(target_os = "linux")]
+pub use disk::{Mounted, PowerCutDisk, SmallDisk};
 pub use files::{Gate, Log};
 pub use http::{HttpAnswer, get_json, raw_exchange};
 pub use mesh::{Mesh, MeshBuilder};
@@ -36,6 +48,10 @@ pub use mesh::{Mesh, MeshBuilder};
 pub use netns::{Lan, enter};
 pub use node::{Node, NodeBuilder};
 pub use processes::{end_strays, process_runs};
+#[cfg(target_os = "linux")]
+pub use proxy::SlowLines;
 pub use serde_json::{Value, json};
 pub use tasks::{Task, batch_of};
+#[cfg(target_os = "linux")]
+pub use trial::{Trial, setting};
 pub use wait::{AGES, LONG, SHORT, holds_for, wait_until};

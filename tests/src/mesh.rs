@@ -47,6 +47,7 @@ pub struct MeshBuilder {
     args: Vec<String>,
     own: Vec<(usize, Vec<String>)>,
     netns: Vec<String>,
+    port: Option<u16>,
     alone: bool,
 }
 
@@ -69,6 +70,12 @@ impl MeshBuilder {
         self.netns = names.to_vec();
         self
     }
+    /// All nodes take this mesh port: for nodes that have a machine each.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
     /// No other mesh of this test process runs meanwhile: for tests that look at the clock.
     #[must_use]
     pub fn alone(mut self) -> Self {
@@ -86,6 +93,9 @@ impl MeshBuilder {
             let mut node = NodeBuilder::new(dir.path(), &format!("n{i}"));
             if let Some(name) = self.netns.get(i) {
                 node = node.netns(name);
+            }
+            if let Some(port) = self.port {
+                node = node.port(port);
             }
             let own = self.own.iter().filter(|(n, _)| *n == i).flat_map(|(_, a)| a.clone());
             let priority = (100 - i).to_string();
@@ -131,7 +141,7 @@ impl Mesh {
     }
     /// A mesh to be described.
     pub fn of(nodes: usize) -> MeshBuilder {
-        MeshBuilder { nodes, args: Vec::new(), own: Vec::new(), netns: Vec::new(), alone: false }
+        MeshBuilder { nodes, args: Vec::new(), own: Vec::new(), netns: Vec::new(), port: None, alone: false }
     }
     /// The test's own directory.
     pub fn dir(&self) -> &Path {

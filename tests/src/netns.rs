@@ -1,8 +1,10 @@
 //! Machines made of network namespaces, joined by a bridge in a namespace of its own.  Needs root and Linux.
 
 use std::{
+    fmt::Write as _,
     fs::File,
-    process::Command,
+    io::Write as _,
+    process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread,
 };
@@ -57,6 +59,43 @@ impl Lan {
     pub fn unplug(&self, machine: usize) {
         ip(&["-n", &self.bridge, "link", "set", &format!("p{}", machine + 1), "nomaster"]);
     }
+    /// From now on the switch drops what goes from the first to the second machine of each pair, counted from 0, and nothing
+    /// else; an earlier cut ends.  Both sides' connections stay open, as on a real network.
+    ///
+    /// # Panics
+    /// When the switch does not take the rules.
+    pub fn cut(&self, pairs: impl IntoIterator<Item = (usize, usize)>) {
+        // One transaction: no packet sees half of the rules.  The first line makes the table, so that it can be deleted.
+        let mut rules = "table bridge faults\ndelete table bridge faults\ntable bridge faults {\n chain forward {\n".to_owned();
+        rules.push_str("  type filter hook forward priority 0; policy accept;\n");
+        for (from, to) in pairs {
+            writeln!(rules, "  iifname \"p{}\" oifname \"p{}\" drop", from + 1, to + 1).expect("a text can be written to");
+        }
+        rules.push_str(" }\n}\n");
+        nft(&self.bridge, &rules);
+    }
+    /// Ends the cut.
+    pub fn heal(&self) {
+        self.cut([]);
+    }
+    /// Sends what `machine` sends to a port of another address to a different address and port instead: lines of
+    /// (address, port, other address, other port).  For proxies between the nodes.
+    ///
+    /// # Panics
+    /// When the machine does not take the rules.
+    pub fn redirect(&self, machine: usize, routes: &[(String, u16, String, u16)]) {
+        let mut rules = "table ip detour\ndelete table ip detour\ntable ip detour {\n chain output {\n".to_owned();
+        rules.push_str("  type nat hook output priority -100; policy accept;\n");
+        for (to, port, instead, other) in routes {
+            writeln!(rules, "  ip daddr {to} tcp dport {port} dnat to {instead}:{other}").expect("a text can be written to");
+        }
+        rules.push_str(" }\n}\n");
+        nft(&self.machines[machine], &rules);
+    }
+    /// The address of a machine, counted from 0.
+    pub fn address(machine: usize) -> String {
+        format!("10.77.0.{}", machine + 1)
+    }
     /// Puts it back.
     pub fn plug(&self, machine: usize) {
         ip(&["-n", &self.bridge, "link", "set", &format!("p{}", machine + 1), "master", "br0"]);
@@ -91,4 +130,14 @@ pub fn enter<T: Send>(name: &str, what: impl FnOnce() -> T + Send) -> T {
 fn ip(args: &[&str]) {
     let done = Command::new("ip").args(args).output().expect("the program 'ip' can be started");
     assert!(done.status.success(), "ip {}: {}", args.join(" "), String::from_utf8_lossy(&done.stderr));
+}
+
+/// Gives a namespace rules for its packets, all or none.
+fn nft(namespace: &str, rules: &str) {
+    let mut nft = Command::new("ip");
+    nft.args(["netns", "exec", namespace, "nft", "-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = nft.spawn().expect("the program 'ip' can be started");
+    child.stdin.take().expect("stdin is a pipe").write_all(rules.as_bytes()).expect("nft reads its rules");
+    let done = child.wait_with_output().expect("nft ends");
+    assert!(done.status.success(), "nft: {}\n{rules}", String::from_utf8_lossy(&done.stderr));
 }

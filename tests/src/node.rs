@@ -35,6 +35,7 @@ pub struct NodeBuilder {
     join: Option<String>,
     netns: Option<String>,
     env: Vec<(String, String)>,
+    port: Option<u16>,
 }
 
 impl NodeBuilder {
@@ -49,6 +50,7 @@ impl NodeBuilder {
             join: None,
             netns: None,
             env: Vec::new(),
+            port: None,
         }
     }
     /// Adds flags of `up`; one that takes a single value replaces its earlier self.
@@ -80,6 +82,12 @@ impl NodeBuilder {
         self.env.push((name.to_owned(), value.to_owned()));
         self
     }
+    /// Takes this mesh port instead of any free one.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
     /// Its home lies here.
     #[must_use]
     pub fn home(mut self, home: &Path) -> Self {
@@ -88,7 +96,7 @@ impl NodeBuilder {
     }
     /// The node, not yet started.
     pub fn build(self) -> Node {
-        Node { join: Mutex::new(self.join.clone()), how: self, child: Mutex::new(None), mesh_port: Mutex::new(None) }
+        Node { join: Mutex::new(self.join.clone()), child: Mutex::new(None), mesh_port: Mutex::new(self.port), how: self }
     }
     /// The node, started and answering.
     ///
@@ -308,20 +316,30 @@ impl Node {
     /// # Errors
     /// No answer.
     pub fn api(&self, method: &str, path: &str, body: Option<&Value>) -> Result<HttpAnswer, String> {
+        self.api_within(http::LIMIT, method, path, body)
+    }
+    /// A request with the node's token that gives up after `limit`: for nodes that may be stopped.
+    ///
+    /// # Errors
+    /// No answer.
+    pub fn api_within(&self, limit: Duration, method: &str, path: &str, body: Option<&Value>) -> Result<HttpAnswer, String> {
         let token = format!("Bearer {}", self.token()?);
         let body = body.map(ToString::to_string);
-        self.request(method, path, &[("authorization", &token)], body.as_deref().map(str::as_bytes))
+        self.ask(limit, method, path, &[("authorization", &token)], body.as_deref().map(str::as_bytes))
     }
     /// A request with these headers and no others.
     ///
     /// # Errors
     /// No answer.
     pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> Result<HttpAnswer, String> {
+        self.ask(http::LIMIT, method, path, headers, body)
+    }
+    fn ask(&self, limit: Duration, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> Result<HttpAnswer, String> {
         let addr = self.api_addr()?;
         match &self.how.netns {
-            None => http::request(method, addr, path, headers, body),
+            None => http::request(limit, method, addr, path, headers, body),
             #[cfg(target_os = "linux")]
-            Some(name) => crate::enter(name, || http::request(method, addr, path, headers, body)),
+            Some(name) => crate::enter(name, || http::request(limit, method, addr, path, headers, body)),
             #[cfg(not(target_os = "linux"))]
             Some(_) => Err("no network namespaces here".to_owned()),
         }

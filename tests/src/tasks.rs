@@ -25,6 +25,10 @@ impl Task {
         self.0[field] = value.into();
         self
     }
+    /// The body of a submit.
+    pub(crate) fn list(tasks: &[Self]) -> Value {
+        Value::Array(tasks.iter().map(|t| t.0.clone()).collect())
+    }
 }
 
 /// So many times the same task.
@@ -39,8 +43,8 @@ impl Node {
     /// When one is refused.
     #[track_caller]
     pub fn submit(&self, tasks: &[Task]) -> Vec<String> {
-        let body = Value::Array(tasks.iter().map(|t| t.0.clone()).collect());
-        let answer = self.api("POST", "/api/v1/tasks", Some(&body)).unwrap_or_else(|e| panic!("submit through {}: {e}", self.name()));
+        let answer =
+            self.api("POST", "/api/v1/tasks", Some(&Task::list(tasks))).unwrap_or_else(|e| panic!("submit through {}: {e}", self.name()));
         assert_eq!(answer.status, 200, "submit through {}: {}", self.name(), answer.body);
         let entries = answer.json();
         let entries = entries["tasks"].as_array().expect("a list of entries");

@@ -2,42 +2,9 @@
 //! These tests mount a small file system, which needs root, so they are ignored unless asked for.
 #![cfg(target_os = "linux")]
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::fs;
 
-use clawmesh_tests::{Gate, LONG, Mesh, Node, Task, batch_of, json, wait_until};
-
-/// A small file system in memory.  Dropped, it is unmounted.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// Mounts one of so many MiB.
-    fn mount(dir: &Path, mib: u32) -> Self {
-        fs::create_dir_all(dir).expect("a directory can be made");
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "clawmesh-test"]).arg(dir).output();
-        let mount = mount.expect("the program 'mount' can be started");
-        assert!(mount.status.success(), "{}", String::from_utf8_lossy(&mount.stderr));
-        Self(dir.to_owned())
-    }
-    /// Fills it up to the last `left` KiB.
-    fn fill(&self, left: usize) -> PathBuf {
-        let stat = rustix::fs::statvfs(&self.0).expect("a file system knows its size");
-        let free = usize::try_from(stat.f_bavail * stat.f_frsize).expect("a small number");
-        let path = self.0.join("somebody-elses-large-file");
-        fs::write(&path, vec![0; free.saturating_sub(left << 10)]).expect("there is room for that");
-        path
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a node that is being killed may still hold files in it.
-        drop(Command::new("umount").arg("--lazy").arg(&self.0).output());
-    }
-}
+use clawmesh_tests::{Gate, LONG, Mesh, Node, SmallDisk, Task, batch_of, json, wait_until};
 
 /// Submits one task; the code of the refusal when it is refused.
 fn submit(node: &Node) -> Result<String, String> {
@@ -65,7 +32,7 @@ fn until_full(node: &Node) {
 fn a_full_disk_refuses_new_work_finishes_the_old_and_recovers() {
     let mesh = Mesh::of(0).build();
     let disk = SmallDisk::mount(&mesh.dir().join("disk"), 64);
-    let node = mesh.another("small").home(&disk.0.join("home")).args(["--slots", "2"]).start();
+    let node = mesh.another("small").home(&disk.path().join("home")).args(["--slots", "2"]).start();
     let gate = Gate::new(mesh.dir(), "gate");
     let running = node.submit(&batch_of(2, &Task::sh(&format!("{}; echo done", gate.wait()))));
     let queued = node.submit(&batch_of(50, &Task::skill("echo", &json!("kept"))));
@@ -99,7 +66,7 @@ fn a_full_disk_refuses_new_work_finishes_the_old_and_recovers() {
 fn a_disk_that_is_full_to_the_last_byte_loses_nothing() {
     let mesh = Mesh::of(0).build();
     let disk = SmallDisk::mount(&mesh.dir().join("disk"), 64);
-    let node = mesh.another("small").home(&disk.0.join("home")).args(["--slots", "2"]).start();
+    let node = mesh.another("small").home(&disk.path().join("home")).args(["--slots", "2"]).start();
     let kept = node.submit(&batch_of(50, &Task::skill("echo", &json!("kept"))));
     node.all_complete(&kept, LONG);
     let hog = disk.fill(0);
@@ -131,7 +98,7 @@ fn one_full_disk_of_three_stops_nobody_else() {
     // A store that failed ends its node (D4): what it was about to run is run elsewhere once it counts as lost.
     let mut mesh = Mesh::of(2).args(["--lost-after", "5s"]).start();
     let disk = SmallDisk::mount(&mesh.dir().join("disk"), 64);
-    mesh.add(|n| n.home(&disk.0.join("home")));
+    mesh.add(|n| n.home(&disk.path().join("home")));
     let hog = disk.fill(512);
     let ids = mesh[0].submit(&batch_of(300, &Task::skill("echo", &json!("elsewhere"))));
     mesh[0].all_complete(&ids, LONG);

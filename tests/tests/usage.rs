@@ -46,7 +46,6 @@ fn values_that_no_flag_knows_are_exit_2() {
         (&["run", "--env", "NOVALUE", "--", "true"], "name=value"),
         (&["run", "--memory", "much", "--", "true"], "512mib"),
         (&["run", "--on-lost", "shrug", "--", "true"], "requeue"),
-        (&["run", "--at-most-once", "--", "true"], "--node"),
         (&["run"], "CMD"),
         (&["run", "--"], "CMD"),
         (&["run", "--", ""], "empty"),

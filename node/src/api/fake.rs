@@ -238,9 +238,11 @@ impl Fake {
             strategy: world.strategy,
             replicas: vec![HERE, THERE],
             records: 0,
+            digest: "0".repeat(32),
             outbox: 0,
             draining: world.draining,
             store_bad: false,
+            quorum: None,
         }
     }
 }
@@ -272,7 +274,7 @@ impl Backend for Fake {
                     self.world().draining = d;
                     Reply::Ok
                 }
-                Command::Forget(_) | Command::ForgetNode(_) | Command::Leave => Reply::Ok,
+                Command::Forget(_) | Command::ForgetNode(_) | Command::ChangeQuorum(..) | Command::Adopt | Command::Leave => Reply::Ok,
             })
         }
         .boxed()

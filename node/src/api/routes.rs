@@ -12,8 +12,9 @@ use axum::{
     routing::{delete, get, post, put},
 };
 use clawmesh_protocol::{
-    face::{Answer, Command, MemberView, Query, Reply, SkillView, StatusView},
+    face::{Answer, Command, MemberView, Query, QuorumView, Reply, SkillView, StatusView},
     ids::Peer,
+    quorum::Change,
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
@@ -25,7 +26,7 @@ use super::{
     metrics::{ApiMetrics, Refused},
     problem::nearest,
     tasks,
-    types::{Done, Invitation, Problem, StatusReport, StrategySetting},
+    types::{Done, Invitation, Problem, QuorumChange, StatusReport, StrategySetting},
     wait,
 };
 
@@ -181,7 +182,9 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/nodes/{node}", delete(forget))
         .route("/drain", post(drain))
         .route("/resume", post(resume))
-        .route("/settings/strategy", put(strategy));
+        .route("/adopt", post(adopt))
+        .route("/settings/strategy", put(strategy))
+        .route("/quorum", get(quorum).post(change_quorum));
     Router::new()
         .nest("/api/v1", tasks.merge(node))
         .route("/metrics", get(metrics))
@@ -309,9 +312,35 @@ async fn resume(State(app): State<Arc<App>>) -> Result<Json<Done>, Problem> {
     done(&app, Command::Drain(false)).await
 }
 
+async fn adopt(State(app): State<Arc<App>>) -> Result<Json<Done>, Problem> {
+    done(&app, Command::Adopt).await
+}
+
 async fn strategy(State(app): State<Arc<App>>, body: Body) -> Result<Json<Done>, Problem> {
     let setting: StrategySetting = app.json(body).await?;
     done(&app, Command::SetStrategy(setting.strategy)).await
+}
+
+async fn quorum(State(app): State<Arc<App>>) -> Result<Json<QuorumView>, Problem> {
+    // In open mode no number of nodes is too small to serve.
+    Ok(Json(app.view().await?.quorum.unwrap_or(QuorumView { majority: true, ..QuorumView::default() })))
+}
+
+async fn change_quorum(State(app): State<Arc<App>>, body: Body) -> Result<Json<QuorumView>, Problem> {
+    let asked: QuorumChange = app.json(body).await?;
+    let view = app.view().await?;
+    // A voter need not be a member any more: one that was forgotten can still be removed by its name.
+    let voters = view.quorum.iter().flat_map(|q| &q.voters);
+    let resolve = |names: &[String]| -> Result<Vec<Peer>, Problem> {
+        let known = |n: &String| match voters.clone().find(|v| v.name == *n) {
+            Some(v) if asked.change == Change::Remove => Ok(v.node),
+            _ => resolve_node(n, &view.members),
+        };
+        names.iter().map(known).collect()
+    };
+    let cmd = Command::ChangeQuorum(asked.change, resolve(&asked.nodes)?, resolve(&asked.witnesses)?);
+    done(&app, cmd).await.map(drop)?;
+    quorum(State(app)).await
 }
 
 async fn done(app: &App, cmd: Command) -> Result<Json<Done>, Problem> {

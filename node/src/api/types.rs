@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use clawmesh_protocol::{
     face::{State, StatusView, TaskView},
     ids::{Peer, ShortId},
+    quorum::Change,
     record::Captured,
     spec::Strategy,
 };
@@ -262,4 +263,18 @@ pub(crate) struct StrategySetting {
 pub(crate) struct Done {
     /// Always true.
     pub(crate) ok: bool,
+}
+
+/// A change of the voters; nodes by name or id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct QuorumChange {
+    /// `init`, `add` or `remove`.
+    pub(crate) change: Change,
+    /// The voters it is about.
+    #[serde(default)]
+    pub(crate) nodes: Vec<String>,
+    /// Voters that hold the records and vote, but run no tasks and never coordinate.
+    #[serde(default)]
+    pub(crate) witnesses: Vec<String>,
 }

@@ -2,6 +2,7 @@
 
 mod config;
 mod node;
+mod quorum;
 mod run;
 mod skills;
 mod spec;
@@ -63,6 +64,11 @@ enum Command {
         #[command(subcommand)]
         what: Option<node::Nodes>,
     },
+    /// Name the voters of the mesh, so that at most one side of a split serves.
+    Quorum {
+        #[command(subcommand)]
+        what: Option<quorum::Quorum>,
+    },
     /// List the skills of the mesh, or show one.
     Skills {
         #[command(subcommand)]
@@ -78,6 +84,11 @@ enum Command {
     Tasks {
         #[command(subcommand)]
         what: Option<tasks::Tasks>,
+    },
+    /// Say what the mesh is.
+    Mesh {
+        #[command(subcommand)]
+        what: node::Mesh,
     },
     /// Read and change settings.
     Config {
@@ -214,11 +225,13 @@ async fn asynchronous(command: Command, cx: &Context) -> Result<(), Failure> {
         Command::Down => node::down(cx).await,
         Command::Status => node::status(cx).await,
         Command::Nodes { what } => node::nodes(cx, what).await,
+        Command::Quorum { what } => quorum::quorum(cx, what).await,
         Command::Skills { what } => skills::skills(cx, what).await,
         Command::Invite => node::invite(cx).await,
         Command::Run(args) => run::run(cx, *args).await,
         Command::Submit(args) => run::submit(cx, *args).await,
         Command::Tasks { what } => tasks::tasks(cx, what).await,
+        Command::Mesh { what } => node::mesh(cx, what).await,
         Command::Config { what } => config::config(cx, what).await,
         Command::Metrics => node::metrics(cx).await,
         Command::Demo(args) => crate::demo::run(args, cx.output.clone()).await,

@@ -66,6 +66,22 @@ fn global_flags_stand_before_or_after_the_command() {
 }
 
 #[test]
+fn voters_are_named_by_words() {
+    for line in [
+        "clawmesh quorum",
+        "clawmesh quorum status --json",
+        "clawmesh quorum init",
+        "clawmesh quorum init alpha beta --witness gamma",
+        "clawmesh quorum add beta --witness",
+        "clawmesh quorum remove beta",
+    ] {
+        assert!(matches!(parse(line).command, Command::Quorum { .. }), "{line}");
+    }
+    assert!(wrong("clawmesh quorum add").contains("<NODE>"));
+    assert!(wrong("clawmesh quorum remove beta --witness").contains("unexpected"));
+}
+
+#[test]
 fn what_follows_the_command_of_a_run_belongs_to_it() {
     let argv = |line: &str| match parse(line).command {
         Command::Run(args) => args.into_submission().task.argv.unwrap(),
@@ -106,7 +122,6 @@ fn wrong_values_are_refused_with_the_right_ones() {
     assert!(wrong("clawmesh run --retries 101 -- ls").contains("0..=100"));
     assert!(wrong("clawmesh run --env A -- ls").contains("NAME=VALUE"));
     assert!(wrong("clawmesh run --memory lots -- ls").contains("512MiB"));
-    assert!(wrong("clawmesh run --at-most-once -- ls").contains("--node"));
     assert!(wrong("clawmesh run --detach --wait-timeout 1s -- ls").contains("cannot be used with"));
     assert!(wrong("clawmesh submit x --wait-timeout 1s").contains("--wait"));
     assert!(wrong("clawmesh submit x --input 1 --input-file f").contains("cannot be used with"));

@@ -124,6 +124,7 @@ impl Figures {
             }
             Event::SteppedDown(epoch, why) => tracing::info!(?epoch, why, "stepped down"),
             Event::Following(epoch) => tracing::info!(?epoch, "following"),
+            Event::Configured(written, change) => tracing::info!(?written, change, "the voters of the mesh"),
             Event::Joined(epoch, peer) => tracing::info!(?epoch, %peer, "a replica counts"),
             Event::Stable { took_ms, copies, .. } => {
                 self.stable.observe(ms(*took_ms));

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use clawmesh_protocol::face::{ExplainView, MemberView, QueueView, SkillView, State, TaskView};
+use clawmesh_protocol::face::{ExplainView, MemberView, QueueView, QuorumView, SkillView, State, TaskView, VoterView};
 
 use super::{Failure, Mode, Output, Text, Tone};
 use crate::api::types::{Ended, StatusReport};
@@ -34,6 +34,10 @@ impl Output {
             v.role,
             if v.draining { ", draining: takes no new tasks" } else { "" },
         );
+        if let Some(q) = &v.quorum {
+            let warning = if q.warning.is_empty() { String::new() } else { format!(": {}", q.warning) };
+            text.push_str(&format!("voters       {} of {} in reach{warning}\n", q.counting, q.voters.len().max(q.pending.len())));
+        }
         text.push_str(&format!("queue        {}\n", queue(&v.queue)));
         text.push_str(&format!("strategy     {}\nAPI          http://{}\n", v.strategy, s.api));
         if !s.commands {
@@ -85,6 +89,57 @@ impl Output {
             })
             .collect();
         self.table(&["NAME", "STATE", "PRIORITY", "TASKS", "CPU", "FREE MEMORY", "PLATFORM", "SKILLS", "ID", ""], rows)
+    }
+
+    /// The voters of the mesh.
+    ///
+    /// # Errors
+    /// As for [`Output::raw`].
+    pub(crate) fn quorum(&self, q: &QuorumView) -> Result<(), Failure> {
+        match self.mode() {
+            Mode::Json => return self.json(q),
+            Mode::Quiet => return q.voters.iter().try_for_each(|v| self.line(&v.name)),
+            Mode::Human if q.voters.is_empty() && q.pending.is_empty() => {
+                return self.line("open mode: there are no voters, any side of a split network serves");
+            }
+            Mode::Human => {}
+        }
+        self.line(&format!(
+            "quorum mode: {} of {} voters can be reached from here, {} are needed\n",
+            q.counting,
+            q.voters.len().max(q.pending.len()),
+            q.needed
+        ))?;
+        let of = |list: &[VoterView], v: &VoterView| list.iter().any(|o| o.node == v.node);
+        let joining = q.pending.iter().filter(|v| !of(&q.voters, v));
+        let rows = q
+            .voters
+            .iter()
+            .chain(joining)
+            .map(|v| {
+                let (state, tone) = match (v.counts, v.replaced) {
+                    (true, _) => ("counts", Tone::Good),
+                    (_, true) => ("has a new store", Tone::Bad),
+                    _ => ("not reachable", Tone::Bad),
+                };
+                let mut marks = Vec::new();
+                if v.witness {
+                    marks.push("witness");
+                }
+                if !of(&q.voters, v) {
+                    marks.push("joining");
+                } else if !q.pending.is_empty() && !of(&q.pending, v) {
+                    marks.push("leaving");
+                }
+                vec![
+                    Text::from(&v.name),
+                    Text::new(state, tone),
+                    Text::from(marks.join(", ")),
+                    Text::new(tail(&v.node.to_string()), Tone::Dim),
+                ]
+            })
+            .collect();
+        self.table(&["VOTER", "STATE", "", "ID"], rows)
     }
 
     /// A list of tasks.
@@ -271,8 +326,9 @@ fn tone(state: State) -> Tone {
 fn queue(q: &QueueView) -> String {
     let waiting = q.critical + q.high + q.normal + q.low;
     let parked = if q.parked == 0 { String::new() } else { format!("; no live node can run {} of them", q.parked) };
+    let held = if q.held == 0 { String::new() } else { format!("; {} held back: fewer than half of the mesh is in reach", q.held) };
     format!(
-        "{waiting} waiting (critical {}, high {}, normal {}, low {}){parked}, {} running, {} ended",
+        "{waiting} waiting (critical {}, high {}, normal {}, low {}){parked}{held}, {} running, {} ended",
         q.critical, q.high, q.normal, q.low, q.running, q.ended
     )
 }

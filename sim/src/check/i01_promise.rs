@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn a_promise_that_a_restart_forgot_is_caught() {
-        let claim = Fact::Sent(peer(1), Arc::new(Message::Claim(Claim { epoch: epoch(5, 0), ext: Default::default() })));
+        let claim = Fact::Sent(peer(1), Arc::new(Message::Claim(Claim { epoch: epoch(5, 0), config: None, ext: Default::default() })));
         let boot = |boot| Fact::Boot { store: 9, boot, fresh: false };
         let probe = |n| Fact::Probe { promised: epoch(n, 0), serving: None };
         let good = vec![(0, boot(1)), (0, probe(5)), (0, claim.clone()), (0, boot(2)), (0, probe(5))];

@@ -12,6 +12,7 @@ mod i09_one_start;
 mod i13_deleted;
 mod i14_converged;
 mod i15_done;
+mod i16_churn;
 mod i20_copies;
 
 use crate::oracle::{Disks, Entry};
@@ -41,6 +42,7 @@ pub fn all(copies: usize) -> Vec<Box<dyn Check>> {
         Box::new(i13_deleted::Deleted::default()),
         Box::new(i14_converged::Converged),
         Box::new(i15_done::Done::default()),
+        Box::new(i16_churn::Churn::default()),
         Box::new(i20_copies::Copies),
     ]
 }

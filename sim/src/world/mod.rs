@@ -17,7 +17,7 @@ use clawmesh_protocol::{
     ids::{Attempt, Hash, Peer, TaskId},
     io::Input,
     message::Gossip,
-    spec::Work,
+    spec::{OnSplit, Work},
 };
 
 use crate::{
@@ -40,8 +40,6 @@ const PROGRESS_MS: u64 = 60_000;
 const OVERTIME_MS: u64 = 1_800_000;
 /// How often the end condition is looked at, ms.
 const LOOK_MS: u64 = 500;
-/// How many looks in a row must find the mesh at rest.
-const LOOKS: u32 = 4;
 
 /// Something that happens later.
 enum What {
@@ -327,7 +325,7 @@ impl World {
         let back = self.nodes.iter().all(|n| n.core.is_some() || n.gone);
         let rest = back && self.checks.iter_mut().all(|c| c.see(&e, &self.disks).is_ok());
         self.looks = if rest { self.looks + 1 } else { 0 };
-        if self.looks >= LOOKS {
+        if self.looks >= self.plan.looks {
             self.done = true;
             self.unknown_kept();
             self.count("end: at rest");
@@ -380,10 +378,15 @@ impl World {
         let lives = |n: &usize| self.nodes.get(*n).is_some_and(|n| n.core.is_some() && n.store == id.origin.store);
         Due {
             id,
-            able: self.has_input(t) && self.nodes.iter().any(|n| n.core.is_some() && n.able(&t.need))
+            able: !self.held_for_good(t) && self.has_input(t) && self.nodes.iter().any(|n| n.core.is_some() && n.able(&t.need))
                 || t.need.queue_timeout_ms + t.need.total_timeout_ms > 0,
             origin: self.disks.node(id.origin.peer).filter(lives),
         }
+    }
+
+    /// It never runs on the smaller side of a split (S7), and the rest of the mesh may have burnt down.
+    fn held_for_good(&self, t: &load::Task) -> bool {
+        t.need.on_split == Some(OnSplit::Never) && self.nodes.iter().any(|n| n.gone)
     }
 
     /// The task's input is on some disk that is left; a loss that was allowed leaves nothing to run.

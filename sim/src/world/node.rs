@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use clawmesh_protocol::{
-    config::{Config, WAKE_MAX_MS},
+    config::{BACKOFF_MAX_MS, Config, WAKE_MAX_MS},
     face::{Facts, Reply},
     gate::Gate,
     ids::{Attempt, Hash, Peer, TaskId},
@@ -145,6 +145,7 @@ impl Node {
             replicas: plan.replicas,
             copies: plan.copies,
             tune: plan.tune,
+            timing: plan.timing,
         };
         Self {
             cfg,
@@ -589,8 +590,11 @@ impl World {
     }
 
     fn note_event(&mut self, _node: usize, e: &Event) {
-        if matches!(e, Event::Decided(..) | Event::Accepted(..)) {
-            self.progress = self.now;
+        match e {
+            Event::Decided(..) | Event::Accepted(..) => self.progress = self.progress.max(self.now),
+            // The next attempt may be that far off.
+            Event::AttemptEnded(_, _, End::Lost) => self.progress = self.now + BACKOFF_MAX_MS / 2,
+            _ => {}
         }
         let line = match e {
             Event::Election { why } => format!("election: {why}"),
@@ -598,6 +602,7 @@ impl World {
             Event::Serving(_) => "event: serving".into(),
             Event::SteppedDown(_, why) => format!("stepped down: {why}"),
             Event::Following(_) => "event: following".into(),
+            Event::Configured(_, n) => format!("voters: change {}", n.min(&9)),
             Event::Joined(..) => "event: joined".into(),
             Event::Submitted(_) => "event: submitted".into(),
             Event::Stable { copies, .. } => format!("stable with {copies} copies"),

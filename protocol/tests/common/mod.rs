@@ -1,0 +1,237 @@
+//! A few nodes on a perfect network with perfect disks, for stories that are told from end to end.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code, reason = "a test; each file uses a part of it")]
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use clawmesh_protocol::{
+    config::{Config, Timing},
+    face::{NewTask, Reply},
+    gate::Gate,
+    ids::Peer,
+    io::{Batch, Event, Exit, Input, Output, Recovered, capture},
+    mesh::Mesh,
+    record::End,
+    spec::{Data, Spec, split},
+    time::Now,
+};
+
+pub struct Node {
+    pub mesh: Mesh,
+    gate: Gate,
+}
+
+/// What outlives a process.
+#[derive(Default)]
+pub struct Disk {
+    entries: BTreeMap<Vec<u8>, Vec<u8>>,
+    side: Option<Vec<u8>>,
+    boot: u64,
+}
+
+impl Disk {
+    fn commit(&mut self, b: &Batch) {
+        self.entries.extend(b.puts.iter().cloned());
+        for k in &b.dels {
+            self.entries.remove(k);
+        }
+        if b.side.is_some() {
+            self.side.clone_from(&b.side);
+        }
+    }
+}
+
+pub struct World {
+    pub nodes: BTreeMap<Peer, Node>,
+    pub disks: BTreeMap<Peer, Disk>,
+    queue: VecDeque<(Peer, Input)>,
+    pub replies: Vec<(Peer, u64, Reply)>,
+    pub events: Vec<(u64, Peer, Event)>,
+    /// They hear nothing, although they are heard.
+    pub deaf: BTreeSet<Peer>,
+    /// Their disks confirm nothing.
+    pub stuck: BTreeSet<Peer>,
+    /// Between these nothing gets through.
+    pub cut: BTreeSet<(Peer, Peer)>,
+    pub timing: Timing,
+    pub now: u64,
+}
+
+pub fn peer(n: u8) -> Peer {
+    Peer([n; 32])
+}
+
+fn config(n: u8, timing: Timing) -> Config {
+    Config {
+        peer: peer(n),
+        name: format!("n{n}"),
+        prio: u32::from(n),
+        can_lead: true,
+        slots: 2,
+        commands: true,
+        labels: vec![],
+        lost_after_ms: 5_000,
+        version: "test".into(),
+        replicas: 3,
+        copies: 2,
+        timing,
+        tune: clawmesh_protocol::config::Tune::default(),
+    }
+}
+
+impl World {
+    pub fn new(n: u8) -> Self {
+        Self::with(n, Timing::default())
+    }
+    pub fn with(n: u8, timing: Timing) -> Self {
+        let mut w = World {
+            nodes: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            queue: VecDeque::new(),
+            replies: vec![],
+            events: vec![],
+            deaf: BTreeSet::new(),
+            stuck: BTreeSet::new(),
+            cut: BTreeSet::new(),
+            timing,
+            now: 1_000,
+        };
+        for i in 1..=n {
+            w.boot(i);
+        }
+        w
+    }
+    /// Starts a node on its disk and links it with all others.
+    pub fn boot(&mut self, n: u8) {
+        let p = peer(n);
+        let disk = self.disks.entry(p).or_default();
+        disk.boot += 1;
+        let entries = disk.entries.clone().into_iter().collect();
+        let recovered = Recovered { entries, side: disk.side.clone(), store: u64::from(n), boot: disk.boot, ..Recovered::default() };
+        let mut out = vec![];
+        let seed = u64::from(n) + 100 * disk.boot;
+        let mesh = Mesh::new(config(n, self.timing), recovered, self.at(), seed, &mut out);
+        let others: Vec<Peer> = self.nodes.keys().copied().collect();
+        self.nodes.insert(p, Node { mesh, gate: Gate::default() });
+        self.effects(p, out);
+        for q in others {
+            self.queue.push_back((p, Input::Up(q)));
+            self.queue.push_back((q, Input::Up(p)));
+        }
+    }
+    fn at(&self) -> Now {
+        Now { ms: self.now, wall_ms: 1_700_000_000_000 + self.now }
+    }
+    pub fn input(&mut self, p: Peer, i: Input) {
+        if matches!(i, Input::Message(q, _) | Input::Gossip(q, _) if self.cut.contains(&(p, q))) {
+            return;
+        }
+        if self.deaf.contains(&p) && matches!(i, Input::Message(..) | Input::Gossip(..)) {
+            return;
+        }
+        let now = self.at();
+        let Some(n) = self.nodes.get_mut(&p) else { return };
+        let mut out = vec![];
+        n.mesh.handle(now, i, &mut out);
+        n.mesh.check_invariants().unwrap();
+        self.effects(p, out);
+    }
+    fn effects(&mut self, p: Peer, out: Vec<Output>) {
+        let mut ready = vec![];
+        self.nodes.get_mut(&p).unwrap().gate.pass(out, &mut ready);
+        for o in ready {
+            match o {
+                Output::Persist(_) if self.stuck.contains(&p) => {}
+                Output::Persist(b) => {
+                    self.disks.entry(p).or_default().commit(&b);
+                    let mut more = vec![];
+                    self.nodes.get_mut(&p).unwrap().gate.persisted(b.no, &mut more);
+                    self.queue.push_back((p, Input::Persisted(b.no)));
+                    self.effects_ready(p, more);
+                }
+                other => self.effects_ready(p, vec![other]),
+            }
+        }
+    }
+    fn effects_ready(&mut self, p: Peer, ready: Vec<Output>) {
+        for o in ready {
+            match o {
+                Output::Event(e) => self.events.push((self.now, p, e)),
+                Output::Send { to, msg, .. } => self.queue.push_back((to, Input::Message(p, msg))),
+                Output::Publish { msg, .. } => {
+                    for q in self.nodes.keys().copied().collect::<Vec<_>>() {
+                        if q != p {
+                            self.queue.push_back((q, Input::Gossip(p, msg.clone())));
+                        }
+                    }
+                }
+                Output::Start { job, .. } => {
+                    let data = Data::Inline(clawmesh_protocol::codec::Blob(capture(b"hello\n".to_vec(), vec![], 0, 0)));
+                    let exit = Exit { end: End::Done, code: Some(0), why: String::new(), data, ran_ms: 3 };
+                    self.queue.push_back((p, Input::Exited(job.id, job.attempt, exit)));
+                }
+                Output::Reply { req, reply, .. } => self.replies.push((p, req, reply)),
+                _ => {}
+            }
+        }
+    }
+    pub fn run(&mut self, ms: u64) {
+        let end = self.now + ms;
+        while self.now < end {
+            let mut steps = 0;
+            while let Some((p, i)) = self.queue.pop_front() {
+                self.input(p, i);
+                steps += 1;
+                assert!(steps < 100_000, "the nodes talk without end");
+            }
+            self.now += 20;
+            for p in self.nodes.keys().copied().collect::<Vec<_>>() {
+                self.input(p, Input::Tick);
+            }
+        }
+    }
+    pub fn kill(&mut self, p: Peer) {
+        self.nodes.remove(&p);
+        self.queue.retain(|(q, i)| *q != p && !matches!(i, Input::Message(f, _) | Input::Gossip(f, _) if *f == p));
+        for q in self.nodes.keys().copied().collect::<Vec<_>>() {
+            self.queue.push_back((q, Input::Closed(p)));
+            self.queue.push_back((q, Input::Down(p, true)));
+        }
+    }
+    pub fn leader(&self) -> Peer {
+        let mut leaders: Vec<Peer> = self.nodes.values().filter_map(|n| n.mesh.leader()).collect();
+        leaders.dedup();
+        assert_eq!(leaders.len(), 1, "all nodes name one leader: {leaders:?}");
+        leaders[0]
+    }
+    /// Parts these nodes from all others, which learn only that they are out of reach.
+    pub fn split(&mut self, side: &[u8]) {
+        let all: Vec<Peer> = self.nodes.keys().copied().collect();
+        let far = |p: &Peer| side.iter().any(|n| peer(*n) == *p);
+        for a in &all {
+            for b in all.iter().filter(|b| far(a) != far(b)) {
+                self.cut.insert((*a, *b));
+                self.queue.push_back((*a, Input::Closed(*b)));
+                self.queue.push_back((*a, Input::Down(*b, false)));
+            }
+        }
+    }
+    /// Everybody reaches everybody again.
+    pub fn heal(&mut self) {
+        for (a, b) in std::mem::take(&mut self.cut) {
+            self.queue.push_back((a, Input::Up(b)));
+        }
+    }
+    /// How often anybody claimed.
+    pub fn claims(&self) -> usize {
+        self.events.iter().filter(|(.., e)| matches!(e, Event::Claimed(_))).count()
+    }
+    /// When something like this happened first at a node, ms since `from`.
+    pub fn when(&self, from: u64, p: Peer, what: impl Fn(&Event) -> bool) -> Option<u64> {
+        self.events.iter().find(|(t, q, e)| *t >= from && *q == p && what(e)).map(|(t, ..)| t - from)
+    }
+}
+
+pub fn echo(input: &str) -> Spec {
+    let (need, work) = split(&NewTask { skill: Some("echo".into()), input: Some(input.into()), ..NewTask::default() }).unwrap();
+    Spec { need, payload: Data::Inline(clawmesh_protocol::codec::Blob(work)) }
+}
