@@ -125,6 +125,8 @@ pub struct Config {
     pub copies: usize,
     /// Bounds that a test of minutes would never meet: [`Tune::default`] in the product, shrunk by the simulator.
     pub tune: Tune,
+    /// The highest protocol this node understands: [`PROTO`] in the product, varied by tests (V3).
+    pub proto: u32,
     /// Long times; the default in the product.
     pub timing: Timing,
 }

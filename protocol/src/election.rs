@@ -24,6 +24,8 @@ pub(crate) struct Leader {
     pub(crate) two_way: u64,
     /// Its link is silent or closed.
     pub(crate) lane_bad: bool,
+    /// Its link is silent, and this late node waits so long before it minds (L2).
+    pub(crate) silent_until: Option<u64>,
     pub(crate) beat: u64,
     pub(crate) acked_at: u64,
     pub(crate) hb: Option<Hb>,
@@ -55,8 +57,8 @@ impl Mesh {
     /// E1, without the link's own word.
     fn leader_fresh(&self) -> bool {
         let Some(l) = &self.leader else { return false };
-        let heard = self.now.saturating_sub(l.last_hb) < T_SUSPECT_MS;
-        let answered = self.now.saturating_sub(l.two_way) < 3 * T_SUSPECT_MS;
+        let heard = self.now.saturating_sub(l.last_hb) < self.t_suspect();
+        let answered = self.now.saturating_sub(l.two_way) < 3 * self.t_suspect();
         let left = self.view.get(&l.peer).is_some_and(crate::view::Member::left);
         heard && !left && (answered || !self.in_council_or_replica())
     }
@@ -156,6 +158,7 @@ impl Mesh {
         if self.co.is_some() {
             return self.tick_claim();
         }
+        self.tick_silent();
         if self.leader_alive() {
             (self.election_at, self.wait_higher, self.alone_since) = (None, None, None);
             self.wake_at(self.now + T_SUSPECT_MS / 4);
@@ -195,6 +198,7 @@ impl Mesh {
         }
         if self.store_bad
             || self.leaving
+            || self.too_old()
             || self.tilted()
             || !self.may_lead_voters()
             || self.view.usable().any(|p| self.view.rank(&p).is_some())
@@ -483,8 +487,18 @@ impl Mesh {
         self.rejects = 0;
         let now = self.now;
         let linked = self.view.is_usable(&peer);
-        self.leader =
-            Some(Leader { epoch, peer, last_hb: now, two_way: now, lane_bad: !linked, beat: 0, acked_at: now, hb: None, rival_at: 0 });
+        self.leader = Some(Leader {
+            epoch,
+            peer,
+            last_hb: now,
+            two_way: now,
+            lane_bad: !linked,
+            silent_until: None,
+            beat: 0,
+            acked_at: now,
+            hb: None,
+            rival_at: 0,
+        });
         let m = self.view.entry(peer);
         (m.penalty_until, m.penalties) = (0, 0);
         self.synced = false;
@@ -525,6 +539,7 @@ impl Mesh {
         if h.epoch.peer != from || h.replicas.len() > 64 || h.heard.len() > 64 {
             return self.event(Event::Dropped("heartbeat"));
         }
+        self.hear_proto(h.proto);
         if self.co.is_some() {
             return self.meet(from, h.epoch, h.weight, h.majority);
         }

@@ -83,11 +83,11 @@ pub enum Command {
     /// Forget a node that is gone for good (G4): what it submitted is dead, and it can only return with a new
     /// store.  Refused while it is reachable.
     ForgetNode(Peer),
+    /// Who is in reach is the mesh: what a split holds back on this side runs (S7).
+    Adopt,
     /// Name, add or remove voters (C2): what, which nodes, and which of them as witnesses.  Answered when the change is
     /// stable.
     ChangeQuorum(Change, Vec<Peer>, Vec<Peer>),
-    /// Who is in reach is the mesh: what a split holds back on this side runs (S7).
-    Adopt,
     /// Leave in order: running work is handed back, `Bye` is said.  Answered when done.
     Leave,
 }

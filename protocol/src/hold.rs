@@ -62,13 +62,17 @@ impl Mesh {
         let old = self.settings.clone();
         Some(match old {
             Some(s) => Settings { epoch, seq, ..s },
-            None => Settings { epoch, seq, strategy: Default::default(), members: Blob::default(), ext: Default::default() },
+            None => Settings { epoch, seq, strategy: Default::default(), members: Blob::default(), proto: 0, ext: Default::default() },
         })
     }
 
     /// How long tasks are held when this node coordinates now: fewer members are in reach than may be alive
     /// elsewhere, or as many and the best of them all is not here.
     fn split(&self) -> Option<u64> {
+        if self.by_majority() {
+            // The smaller side serves nobody.
+            return None;
+        }
         let known: BTreeMap<u64, _> = self.view.members.iter().map(|(p, m)| (mark(p), m)).collect();
         let me = mark(&self.me);
         let (mut here, mut elsewhere, mut best_here) = (0, 0, None);
@@ -130,6 +134,7 @@ impl Mesh {
         self.look_at_split();
         if self.split.hold.is_none() && !self.tilted() {
             self.record_members(self.cfg.timing.absent_ms);
+            self.tick_versions();
         }
         if self.now >= self.split.tell_at {
             self.split.tell_at = self.now + TELL_MS;

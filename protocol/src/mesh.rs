@@ -15,10 +15,11 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 
 use crate::{
     codec,
-    config::{Config, PROTO, TILT_MS, WAKE_MAX_MS},
+    config::{Config, TILT_MS, WAKE_MAX_MS},
     election::{Leader, Round},
     face::Facts,
     handover::Handover,
+    health::Health,
     hold::Split,
     ids::{Epoch, Hash, Origin, Peer, TaskId, Ver},
     io::{Batch, Event, Input, Output, Recovered},
@@ -147,6 +148,9 @@ pub struct Mesh {
     pub(crate) inventory_at: Option<u64>,
     pub(crate) handover: Handover,
     pub(crate) split: Split,
+    pub(crate) health: Health,
+    /// The protocol of the mesh by its coordinators' heartbeats (V3).
+    pub(crate) heard_proto: u32,
 
     pub(crate) table: Table,
     pub(crate) floors: BTreeMap<Origin, (u64, u64)>,
@@ -241,6 +245,8 @@ impl Mesh {
             inventory_at: None,
             handover: Handover::default(),
             split: Split::default(),
+            health: Health::default(),
+            heard_proto: 0,
             table: Table::new(),
             floors: BTreeMap::new(),
             settings: None,
@@ -284,6 +290,7 @@ impl Mesh {
                     .map(|r| {
                         let m = self.view.entry(p);
                         m.name = r.name;
+                        m.proto = r.proto;
                         m.ever = r.skills.into_iter().collect();
                     })
                     .is_ok(),
@@ -334,6 +341,8 @@ impl Mesh {
         }
         self.drain_own();
         if self.now >= self.wake {
+            let asked = self.wake;
+            self.health_tick(asked);
             self.wake = self.now + WAKE_MAX_MS;
             self.on_tick();
             self.drain_own();
@@ -485,7 +494,8 @@ impl Mesh {
         if m.linked && !m.silent {
             m.silent = true;
             self.event(Event::Member(p, "silent"));
-            self.suspect_link(p);
+            self.health_silent();
+            self.silent_leader(p);
         }
     }
 
@@ -531,7 +541,7 @@ impl Mesh {
             synced: self.rank().synced,
             slots: self.cfg.slots,
             running: u32::try_from(self.worker.running()).unwrap_or(u32::MAX),
-            draining: self.draining || self.leaving,
+            draining: self.draining || self.leaving || self.too_old(),
             commands: self.cfg.commands,
             labels: self.cfg.labels.clone(),
             skills: self.catalogue.hash(),
@@ -548,8 +558,8 @@ impl Mesh {
             disk_free_mib: f.disk_free_mib,
             age_ms: self.now - self.facts_at,
             version: self.cfg.version.clone(),
-            proto_min: PROTO,
-            proto_max: PROTO,
+            proto_min: 1,
+            proto_max: self.cfg.proto,
             beat: self.advert_beat,
             mesh: self.addresses.clone(),
             ext: Default::default(),
@@ -588,7 +598,8 @@ impl Mesh {
         if dial.is_some() {
             m.dialled_at = now;
         }
-        let renamed = m.name != a.name;
+        let renamed = m.name != a.name || m.proto != a.proto_max;
+        m.proto = a.proto_max;
         m.name.clone_from(&a.name);
         (m.advert_at, m.heard_at) = (now, now);
         let floor = a.floor;
@@ -652,7 +663,7 @@ impl Mesh {
 
     fn remember(&mut self, p: Peer) {
         let Some(m) = self.view.get(&p) else { return };
-        let r = Remembered { name: m.name.clone(), skills: m.ever.iter().cloned().collect(), ext: Default::default() };
+        let r = Remembered { name: m.name.clone(), skills: m.ever.iter().cloned().collect(), proto: m.proto, ext: Default::default() };
         self.put(Key::member(p), codec::encode(&r));
     }
 
@@ -735,6 +746,7 @@ impl Mesh {
 
     fn on_persisted(&mut self, no: u64) {
         self.durable = self.durable.max(no);
+        self.health_durable(no, self.next_no - 1);
         while self.tops.front().is_some_and(|(n, _)| *n <= no) {
             if let Some((_, top)) = self.tops.pop_front() {
                 self.durable_top = self.durable_top.max(top);
@@ -804,6 +816,7 @@ impl Mesh {
     fn seal(&mut self) {
         let no = self.next_no;
         self.next_no += 1;
+        self.health_wrote(no);
         let mut batch = Batch { no, ..Batch::default() };
         if self.puts.keys().any(|k| k.first() == Some(&b't')) {
             // The high-water mark: in every batch with records, and at most once a second in the side
@@ -840,7 +853,14 @@ impl Mesh {
 
     /// May this node coordinate now (E2)?
     pub(crate) fn eligible(&self) -> bool {
-        self.cfg.can_lead && !self.store_bad && !self.leaving && !self.tilted() && self.may_lead_voters() && !self.barred()
+        self.cfg.can_lead
+            && !self.store_bad
+            && !self.leaving
+            && !self.tilted()
+            && self.may_lead_voters()
+            && !self.barred()
+            && !self.too_old()
+            && !self.disk_is_stuck()
     }
 
     pub(crate) fn own_floor(&self) -> Option<(u64, u64)> {
@@ -951,6 +971,11 @@ impl Mesh {
     /// A record's bytes.
     pub fn record_bytes(&self, id: &TaskId) -> Option<&[u8]> {
         self.table.bytes(id)
+    }
+
+    /// How many messages and effects this node keeps back: a mesh at rest has none to speak of.
+    pub fn backlog(&self) -> usize {
+        self.acks.len() + self.own.values().map(VecDeque::len).sum::<usize>() + self.co.as_ref().map_or(0, Coord::backlog)
     }
 
     /// What must be true between steps.

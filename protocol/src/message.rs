@@ -62,6 +62,8 @@ wire_struct! {
         9 => strategy: Strategy,
         /// Rises with every heartbeat of this boot; tells new from re-flooded.
         10 => beat: u64,
+        /// The protocol of the mesh (V3).
+        11 => proto: u32,
         /// It serves by a majority of voters (quorum mode).
         20 => majority: bool,
     }
@@ -171,6 +173,8 @@ wire_struct! {
         1 => epoch: Epoch, 2 => seq: u64, 3 => strategy: Strategy,
         /// Who the mesh is, for telling the smaller side of a split (S7): the first 8 bytes of each key, the best first.
         10 => members: Blob,
+        /// The protocol that all members understand (V3); 0 = not recorded, the first.
+        11 => proto: u32,
     }
 }
 wire_struct! {

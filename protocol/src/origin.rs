@@ -153,6 +153,10 @@ impl Mesh {
             let message = alloc::format!("{} tasks in one request: send 1 to {SUBMIT_MAX} at once", specs.len());
             return self.reply(req, Reply::Refused(Refusal::Invalid { message }));
         }
+        if self.too_old() {
+            let message = self.too_old_text();
+            return self.reply(req, Reply::Refused(Refusal::Invalid { message }));
+        }
         if self.store_bad || self.full {
             let message = "the disk of this node is full or failing: free some space, or submit through another node".into();
             return self.reply(req, Reply::Refused(Refusal::Full { message }));

@@ -55,9 +55,9 @@ pub(crate) struct Follower {
     pub(crate) dels: Vec<TaskId>,
     pub(crate) floors: Vec<Floor>,
     pub(crate) settings: Option<Settings>,
-    pub(crate) config: Option<MeshConfig>,
     /// The settings it was told although it is no replica.
     pub(crate) settings_told: (Epoch, u64),
+    pub(crate) config: Option<MeshConfig>,
     pub(crate) sent_upto: u64,
     pub(crate) join_seq: u64,
     pub(crate) catching: bool,
@@ -83,8 +83,8 @@ impl Follower {
             dels: Vec::new(),
             floors: Vec::new(),
             settings: None,
-            config: None,
             settings_told: (Epoch::ZERO, 0),
+            config: None,
             sent_upto: 0,
             join_seq: 0,
             catching: false,
@@ -417,8 +417,8 @@ impl Mesh {
                 | Message::Cancel(_)
                 | Message::Query(_)
                 | Message::SetStrategy(_)
-                | Message::ChangeQuorum(_)
                 | Message::Adopt(_)
+                | Message::ChangeQuorum(_)
         );
         let pulling = c.followers.get(&from).is_some_and(|f| f.stage == Stage::Pulling);
         if !about_tasks || (c.serving() && !pulling && !giving) {

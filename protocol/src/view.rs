@@ -22,6 +22,8 @@ wire_struct! {
         1 => name: String,
         /// Names of skills its catalogues ever held; at most 100.
         2 => skills: Vec<String>,
+        /// The highest protocol it understood when it last said so (V3); 0 = not known.
+        3 => proto: u32,
     }
 }
 
@@ -56,6 +58,8 @@ pub(crate) struct Member {
     pub(crate) penalties: u32,
     /// Awake ms when the driver was asked to dial it.
     pub(crate) dialled_at: u64,
+    /// What is remembered of its protocol (V3).
+    pub(crate) proto: u32,
 }
 
 impl Member {

@@ -214,6 +214,9 @@ impl Mesh {
         if a.wboot != self.boot {
             return Some("the node restarted before it began".into());
         }
+        if self.too_old() {
+            return Some(self.too_old_text());
+        }
         if self.leaving || self.draining {
             return Some("the node takes no new tasks".into());
         }

@@ -174,6 +174,11 @@ impl Coord {
         self.enough.min(d)
     }
 
+    pub(crate) fn backlog(&self) -> usize {
+        let waiting = self.effects.values().map(Vec::len).sum::<usize>() + self.submits.values().map(Vec::len).sum::<usize>();
+        waiting + self.held.len()
+    }
+
     pub(crate) fn check(&self, m: &Mesh) -> Result<(), String> {
         if self.stable > self.seq || self.own_acked > self.seq {
             return Err("stable and acknowledged writes are written ones".into());
@@ -666,7 +671,9 @@ impl Mesh {
 
     // ---- settings ----
 
-    pub(crate) fn adopt_settings(&mut self, s: Settings) {
+    pub(crate) fn adopt_settings(&mut self, mut s: Settings) {
+        // V3: it only rises.
+        s.proto = self.hear_proto(s.proto).max(self.settings.as_ref().map_or(0, |o| o.proto));
         let newer = self.settings.as_ref().is_none_or(|o| (s.epoch, s.seq) > (o.epoch, o.seq));
         if newer {
             self.put(Key::settings(), crate::codec::encode(&s));
@@ -704,6 +711,7 @@ impl Mesh {
             queue,
             strategy,
             beat: 0,
+            proto: self.active_proto(),
             majority: self.by_majority(),
             ext: Default::default(),
         };

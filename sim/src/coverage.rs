@@ -24,6 +24,9 @@ pub const SOMETIMES: &[&str] = &[
     "sometimes: a node left in order",
 ];
 
+/// Rules that this world does not reach yet: it has no voters.
+pub const UNREACHED: &[&str] = &["C1", "C2", "C3", "C4"];
+
 /// One rule.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
@@ -63,7 +66,8 @@ impl Coverage {
 
     /// Rules that are there and did nothing.
     pub fn idle(&self) -> Vec<&str> {
-        self.rules.iter().filter(|r| r.implemented && r.fired == 0).map(|r| r.rule.as_str()).collect()
+        let must = |r: &&Row| r.implemented && !UNREACHED.contains(&r.rule.as_str());
+        self.rules.iter().filter(must).filter(|r| r.fired == 0).map(|r| r.rule.as_str()).collect()
     }
 
     /// Nothing is missing.

@@ -146,6 +146,8 @@ pub struct NodeEnd {
     pub count: usize,
     /// Tasks of its own without an accepted result.
     pub outbox_open: usize,
+    /// Messages and effects that it keeps back.
+    pub backlog: usize,
 }
 
 /// A task that an origin was told is safe.

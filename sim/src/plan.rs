@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use clap::ValueEnum;
-use clawmesh_protocol::config::{Timing, Tune};
+use clawmesh_protocol::config::{PROTO, Timing, Tune};
 use serde::Serialize;
 
 use crate::rng::Dice;
@@ -116,6 +116,18 @@ pub enum Fault {
     Reset,
     /// A connection is replaced by a new one without a close in between.
     Replace,
+    /// Two groups can't reach each other, but one node reaches both.
+    Bridge,
+    /// Each node reaches its two neighbours only.
+    Ring,
+    /// The links of a node stall one by one, and come back one by one in another order.
+    Swizzle,
+    /// A machine sleeps for minutes or hours, as with a closed lid.
+    Sleep,
+    /// A node handles everything late for a while.
+    SlowCpu,
+    /// A wall clock jumps by up to an hour.
+    ClockJump,
     /// All delays are multiplied for a while.
     Slow,
     /// A node leaves in order and comes back later.
@@ -132,7 +144,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 24] = [
         Self::Kill,
         Self::Power,
         Self::Fuse,
@@ -145,6 +157,12 @@ impl Fault {
         Self::Flap,
         Self::Reset,
         Self::Replace,
+        Self::Bridge,
+        Self::Ring,
+        Self::Swizzle,
+        Self::Sleep,
+        Self::SlowCpu,
+        Self::ClockJump,
         Self::Slow,
         Self::Leave,
         Self::Destroy,
@@ -160,7 +178,17 @@ impl Fault {
             Profile::Crash => matches!(self, Self::Kill | Self::Power | Self::Fuse | Self::CrashLoop | Self::KillAll | Self::Leave),
             Profile::Network => matches!(
                 self,
-                Self::Pause | Self::Partition | Self::Isolate | Self::OneWay | Self::Flap | Self::Reset | Self::Replace | Self::Slow
+                Self::Pause
+                    | Self::Partition
+                    | Self::Isolate
+                    | Self::OneWay
+                    | Self::Flap
+                    | Self::Reset
+                    | Self::Replace
+                    | Self::Slow
+                    | Self::Bridge
+                    | Self::Ring
+                    | Self::Swizzle
             ),
             Profile::Disk => matches!(self, Self::Power | Self::Fuse | Self::Destroy | Self::StoreBad | Self::Full | Self::Stall),
         }
@@ -171,7 +199,7 @@ impl Fault {
         match self {
             Self::Fuse => (2_000, 15_000),
             Self::Reset | Self::Replace | Self::Flap => (1_000, 15_000),
-            Self::Destroy | Self::KillAll => (20_000, 60_000),
+            Self::Destroy | Self::KillAll | Self::Sleep => (20_000, 60_000),
             Self::StoreBad | Self::Full | Self::Leave => (8_000, 40_000),
             _ => (3_000, 25_000),
         }
@@ -201,6 +229,10 @@ pub struct Plan {
     pub delay: (u64, u64, u64, u64),
     /// Gossip lost, permille per hearer.
     pub gossip_loss: u64,
+    /// Gossip that comes a second time, later and out of order; permille per hearer.
+    pub gossip_twice: u64,
+    /// Clocks run fast or slow by up to so much, parts per million.
+    pub drift_ppm: u64,
     /// Fsync: from, to, tail permille, tail up to; ms.
     pub fsync: (u64, u64, u64, u64),
     /// Mean time between two commands of the workload, ms.
@@ -223,6 +255,8 @@ pub struct Plan {
     pub tune: Tune,
     /// Permille of tasks whose submitter is of a newer version and says more than this one understands (V1).
     pub newer: u64,
+    /// The protocol that its nodes understand (V3).
+    pub proto: u32,
     /// How many looks in a row, two a second, must find the mesh at rest.
     pub looks: u32,
     /// The protocol's long times.
@@ -246,7 +280,7 @@ impl Plan {
         let mut faults = Vec::new();
         for f in Fault::ALL {
             let (lo, hi) = f.every();
-            let (on, every) = (d.percent(if f == Fault::KillAll { 25 } else { 45 }), d.range(lo, hi));
+            let (on, every) = (d.percent(if matches!(f, Fault::KillAll | Fault::Sleep) { 25 } else { 45 }), d.range(lo, hi));
             let wanted = fixed.faults.contains(&f) || (fixed.faults.is_empty() && on && f.in_profile(fixed.profile));
             if wanted && !fixed.without.contains(&f) {
                 faults.push((f, every));
@@ -271,6 +305,8 @@ impl Plan {
             peace_ms: 180_000,
             delay: if slow_net { (5, 60, 10, 800) } else { (0, 3, if d.percent(50) { 5 } else { 0 }, 300) },
             gossip_loss: if calm || d.percent(50) { 0 } else { d.range(1, 300) },
+            gossip_twice: if calm || d.percent(60) { 0 } else { d.range(1, 200) },
+            drift_ppm: if d.percent(60) { 0 } else { d.range(1, 200) },
             fsync: if slow_disk { (2, 60, 20, 1_500) } else { (0, 5, if d.percent(50) { 10 } else { 0 }, 200) },
             command_every_ms: d.range(20, 800),
             tasks: fixed.tasks.unwrap_or(tasks),
@@ -282,6 +318,7 @@ impl Plan {
             skew_ms: if d.percent(50) { 0 } else { 3_600_000 },
             tune: if calm || d.percent(50) { Tune::default() } else { tight(&mut d) },
             newer: if d.percent(70) { 0 } else { d.range(50, 600) },
+            proto: if d.percent(10) { PROTO + 1 } else { PROTO },
             looks: if d.percent(75) { 4 } else { d.range(20, 120) as u32 },
             timing: timing(&mut d),
         }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use clawmesh_protocol::{
     codec::{self, Blob},
-    config::{Config, Timing, Tune},
+    config::{Config, PROTO, Timing, Tune},
     face::NewTask,
     gate::Gate,
     ids::{Epoch, Origin, Peer, TaskId, Ver},
@@ -108,6 +108,7 @@ fn config(n: usize) -> Config {
         replicas: 3,
         copies: 2,
         tune: Tune::default(),
+        proto: PROTO,
         timing: Timing::default(),
     }
 }

@@ -137,7 +137,7 @@ impl Drop for Frozen<'_> {
 fn image(path: &Path, mib: u64) -> PathBuf {
     let make = || -> io::Result<()> { fs::File::create(path)?.set_len(mib << 20) };
     make().expect("an image can be made");
-    run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(path));
+    run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(path));
     path.to_owned()
 }
 

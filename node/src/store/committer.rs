@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::engine::{Engine, caught};
-use super::format::{KEY_LEN_MAX, KEY_SIDE, KEY_STORE, Mark, RESERVED_PREFIX, VALUE_LEN_MAX};
+use super::format::{KEY_LEN_MAX, KEY_SIDE, RESERVED_PREFIX, VALUE_LEN_MAX};
 use super::metrics::StoreMetrics;
 use super::side::{SIDE_LEN_MAX, SideFile};
 use super::space::SpaceGuard;
@@ -357,10 +357,9 @@ impl Worker {
                 let copy = [&counter.to_le_bytes(), side.as_slice()].concat();
                 self.engine.put(KEY_SIDE, &copy);
             }
-            let mark = Mark { store_id: self.side.state().store_id, commits: self.commits.saturating_add(1) };
-            self.engine.put(KEY_STORE, &mark.encode());
-            let fsync = self.engine.commit()?;
-            self.commits = mark.commits;
+            let commits = self.commits.saturating_add(1);
+            let fsync = self.engine.commit(self.side.state().store_id, commits)?;
+            self.commits = commits;
             records = group.records;
             self.metrics.committed(group.batches, records, fsync);
         }

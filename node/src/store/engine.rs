@@ -7,6 +7,7 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Faults;
-use super::format::{self, Decoded};
+use super::format::{self, Content, Decoded, KEY_STORE, Mark, Print};
 use super::fsx;
 
 /// Name of the file in the database directory that holds everything.
@@ -31,6 +32,10 @@ pub(super) struct Engine {
     /// Our own handle of the data file, for the real fsync.
     data: File,
     batch: sled::Batch,
+    /// What the open batch does to each key: the new record's print, or none when it goes.
+    changes: HashMap<Vec<u8>, Option<Print>>,
+    /// What the database holds without the open batch.
+    content: Content,
     scratch: Vec<u8>,
     faults: Faults,
 }
@@ -75,7 +80,25 @@ impl Engine {
         if stray {
             tracing::error!("BUG: sled has written blob files in {}", dir.display());
         }
-        Ok(Engine { db, data, batch: sled::Batch::default(), scratch: Vec::with_capacity(format::ENCODED_LEN_MAX), faults })
+        Ok(Engine {
+            db,
+            data,
+            batch: sled::Batch::default(),
+            changes: HashMap::new(),
+            content: Content::default(),
+            scratch: Vec::with_capacity(format::ENCODED_LEN_MAX),
+            faults,
+        })
+    }
+
+    /// What the database holds, as counted by [`Engine::scan`] and changed by each commit since.
+    pub(super) fn content(&self) -> Content {
+        self.content
+    }
+
+    /// Says what the database holds, where that is known without a scan.
+    pub(super) fn know(&mut self, content: Content) {
+        self.content = content;
     }
 
     /// Adds a write to the open batch. A later one of the same key wins.
@@ -83,18 +106,32 @@ impl Engine {
         format::encode_into(&mut self.scratch, key, payload);
         debug_assert!(self.scratch.len() <= format::ENCODED_LEN_MAX, "D2");
         self.batch.insert(key, self.scratch.as_slice());
+        self.changes.insert(key.to_vec(), Some(Print::of(key, &self.scratch)));
     }
 
     /// Adds a removal to the open batch.
     pub(super) fn del(&mut self, key: &[u8]) {
         self.batch.remove(key);
+        self.changes.insert(key.to_vec(), None);
     }
 
-    /// Makes the open batch durable, all of it or nothing. After an error or a panic the engine
-    /// must not be written to again: a failed fsync cannot be repeated. Returns the time that
-    /// the fsync alone took.
-    pub(super) fn commit(&mut self) -> io::Result<Duration> {
-        let batch = std::mem::take(&mut self.batch);
+    /// Makes the open batch durable, all of it or nothing, with a mark that names the store, the number of its commits and
+    /// its content. After an error or a panic the engine must not be written to again: a failed fsync cannot be
+    /// repeated. Returns the time that the fsync alone took.
+    pub(super) fn commit(&mut self, store_id: u64, commits: u64) -> io::Result<Duration> {
+        for (key, print) in std::mem::take(&mut self.changes) {
+            // The same page that the batch is about to change.
+            if let Some(old) = self.db.get(&key).map_err(into_io)? {
+                self.content.remove(Print::of(&key, &old));
+            }
+            if let Some(print) = print {
+                self.content.add(print);
+            }
+        }
+        let mark = Mark { store_id, commits, content: Some(self.content) };
+        format::encode_into(&mut self.scratch, KEY_STORE, &mark.encode());
+        let mut batch = std::mem::take(&mut self.batch);
+        batch.insert(KEY_STORE, self.scratch.as_slice());
         self.db.apply_batch(batch).map_err(into_io)?;
         self.db.flush().map_err(into_io)?;
         let started = Instant::now();
@@ -104,31 +141,39 @@ impl Engine {
 
     /// Shows every record to `each`, in key order as long as nothing is damaged. Where sled
     /// cannot read on, the rest is read from the other end.
-    pub(super) fn scan(&self, mut each: impl FnMut(Scanned<'_>)) -> Result<(), OpenFailure> {
-        quietly(|| {
+    pub(super) fn scan(&mut self, mut each: impl FnMut(Scanned<'_>)) -> Result<(), OpenFailure> {
+        let mut content = Content::default();
+        let mut see = |key: &[u8], stored: &[u8], each: &mut _| {
+            if key != KEY_STORE {
+                content.add(Print::of(key, stored));
+            }
+            show(key, stored, each);
+        };
+        let done = quietly(|| {
             let mut last: Option<sled::IVec> = None;
             for item in self.db.iter() {
                 match item {
                     Ok((key, stored)) => {
-                        show(&key, &stored, &mut each);
+                        see(&key, &stored, &mut each);
                         last = Some(key);
                     }
                     Err(_) => {
                         each(Scanned::Damaged);
-                        self.scan_back(last.as_deref(), &mut each);
+                        self.scan_back(last.as_deref(), |key, stored| see(key, stored, &mut each));
                         return;
                     }
                 }
             }
-        })
-        .map_err(OpenFailure::Damaged)
+        });
+        self.content = content;
+        done.map_err(OpenFailure::Damaged)
     }
 
-    fn scan_back(&self, down_to: Option<&[u8]>, each: &mut impl FnMut(Scanned<'_>)) {
+    fn scan_back(&self, down_to: Option<&[u8]>, mut see: impl FnMut(&[u8], &[u8])) {
         for item in self.db.iter().rev() {
             match item {
                 Ok((key, _)) if down_to.is_some_and(|d| key.as_ref() <= d) => return,
-                Ok((key, stored)) => show(&key, &stored, each),
+                Ok((key, stored)) => see(&key, &stored),
                 // The same gap from its other side, or a second one: what lies between is lost.
                 Err(_) => return,
             }

@@ -24,7 +24,7 @@ pub(super) const RESERVED_PREFIX: u8 = 0;
 /// The newest side bytes, written in the same atomic batch as the records they belong to.
 pub(super) const KEY_SIDE: &[u8] = b"\0side";
 
-/// The store id that this database belongs to and the number of its commits, in every commit.
+/// The store id that this database belongs to, the number of its commits and its content, in every commit.
 pub(super) const KEY_STORE: &[u8] = b"\0store";
 
 /// The value of [`KEY_STORE`].
@@ -32,16 +32,66 @@ pub(super) const KEY_STORE: &[u8] = b"\0store";
 pub(super) struct Mark {
     pub(super) store_id: u64,
     pub(super) commits: u64,
+    /// What the database holds after that many commits; `None` when an earlier program wrote the mark.
+    pub(super) content: Option<Content>,
 }
 
 impl Mark {
-    pub(super) fn encode(self) -> [u8; 16] {
-        (u128::from(self.store_id) << 64 | u128::from(self.commits)).to_be_bytes()
+    pub(super) fn encode(self) -> Vec<u8> {
+        let content = self.content.into_iter().flat_map(|c| [c.count, c.sum]);
+        [self.store_id, self.commits].into_iter().chain(content).flat_map(u64::to_be_bytes).collect()
     }
 
     pub(super) fn decode(value: &[u8]) -> Option<Mark> {
-        let (store_id, commits) = value.split_first_chunk()?;
-        Some(Mark { store_id: u64::from_be_bytes(*store_id), commits: u64::from_be_bytes(commits.try_into().ok()?) })
+        let (store_id, rest) = value.split_first_chunk()?;
+        let (commits, rest) = rest.split_first_chunk()?;
+        let content = match rest.split_first_chunk() {
+            Some((count, sum)) => Some(Content { count: u64::from_be_bytes(*count), sum: u64::from_be_bytes(sum.try_into().ok()?) }),
+            None if rest.is_empty() => None,
+            None => return None,
+        };
+        Some(Mark { store_id: u64::from_be_bytes(*store_id), commits: u64::from_be_bytes(*commits), content })
+    }
+}
+
+/// How many records a database holds, apart from its mark, and a sum over all of them.
+///
+/// sled can lose a part from the middle of its log and open without a word: then records are missing, or an older
+/// version of them is back. The number of commits does not show it, this does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Content {
+    pub(super) count: u64,
+    /// Wraps around; the order of the records does not matter.
+    sum: u64,
+}
+
+impl Content {
+    /// Takes in a record as it is stored.
+    pub(super) fn add(&mut self, print: Print) {
+        self.count = self.count.wrapping_add(1);
+        self.sum = self.sum.wrapping_add(print.0);
+    }
+
+    /// Takes out a record as it was stored.
+    pub(super) fn remove(&mut self, print: Print) {
+        self.count = self.count.wrapping_sub(1);
+        self.sum = self.sum.wrapping_sub(print.0);
+    }
+}
+
+/// A number for one record with its value, as in [`Content`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Print(u64);
+
+impl Print {
+    /// Of a record as it is stored. Its checksum covers everything already; the key's own is added so that 64 bits differ.
+    pub(super) fn of(key: &[u8], stored: &[u8]) -> Print {
+        let value = stored.split_first_chunk::<HEADER_LEN>().map_or(0, |(&[_, a, b, c, d], _)| u32::from_le_bytes([a, b, c, d]));
+        let both = u64::from(crc32fast::hash(key)) << 32 | u64::from(value);
+        // Spread over all bits, or sums of checksums that are alike in one half would be, too (the finisher of splitmix64).
+        let x = (both ^ both >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Print(x ^ x >> 31)
     }
 }
 
@@ -108,6 +158,40 @@ mod tests {
         assert_eq!(decode(b"task/2", &stored), Decoded::Damaged);
         for len in 0..stored.len() {
             assert_eq!(decode(b"task/1", &stored[..len]), Decoded::Damaged);
+        }
+    }
+
+    #[test]
+    fn the_content_depends_on_the_records_and_not_on_their_order() {
+        let print = |key: &[u8], payload: &[u8]| {
+            let mut stored = Vec::new();
+            encode_into(&mut stored, key, payload);
+            Print::of(key, &stored)
+        };
+        let sum = |prints: &[Print]| {
+            let mut content = Content::default();
+            prints.iter().for_each(|p| content.add(*p));
+            content
+        };
+        let (a, b) = (print(b"a", b"1"), print(b"b", b"1"));
+        assert_eq!(sum(&[a, b]), sum(&[b, a]));
+        assert_ne!(sum(&[a, b]), sum(&[a, print(b"b", b"2")]), "an older version is back");
+        assert_ne!(sum(&[a, b]), sum(&[a]));
+        let mut less = sum(&[a, b]);
+        less.remove(a);
+        assert_eq!(less, sum(&[b]));
+    }
+
+    #[test]
+    fn a_mark_is_read_as_it_was_written_and_an_earlier_one_too() {
+        let mut content = Content::default();
+        content.add(Print::of(b"k", b"stored"));
+        for content in [None, Some(content)] {
+            let mark = Mark { store_id: 7, commits: 9, content };
+            let mut bytes = mark.encode();
+            assert_eq!(Mark::decode(&bytes), Some(mark));
+            bytes.pop();
+            assert_eq!(Mark::decode(&bytes), None);
         }
     }
 

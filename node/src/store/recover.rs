@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::engine::{DATA_FILE, Engine, OpenFailure, Scanned, is_locked};
-use super::format::{FORMAT_VERSION, KEY_SIDE, KEY_STORE, Mark};
+use super::format::{Content, FORMAT_VERSION, KEY_SIDE, KEY_STORE, Mark};
 use super::side::{self, SideFile, SideRead, SideState};
 use super::space::SpaceGuard;
 use super::{Faults, KEY_HW, OpenReport, Options, StoreError, fsx};
@@ -77,7 +77,11 @@ pub(super) fn recover(dir: &Path, options: &Options, space: &SpaceGuard, hw_chec
     side.change(|s| s.boot = s.boot.saturating_add(1)).map_err(&failed)?;
     let engine = match found.engine.take() {
         Some(engine) => engine,
-        None => place.open_engine(&place.sled)?,
+        None => {
+            let mut engine = place.open_engine(&place.sled)?;
+            engine.know(found.content);
+            engine
+        }
     };
     for note in &report.notes {
         tracing::warn!("{note}");
@@ -112,6 +116,8 @@ struct Found {
     engine: Option<Engine>,
     entries: Vec<(Vec<u8>, Vec<u8>)>,
     mark: Option<Mark>,
+    /// What was counted of it, or what a copy holds that has replaced it.
+    content: Content,
     /// The side bytes that went with the last batch, and their counter.
     side: Option<(u64, Vec<u8>)>,
     damage: Option<String>,
@@ -167,6 +173,14 @@ fn judge(
             damage = Some("the database is not the one that the side file speaks of".into());
         } else if found.mark.is_some_and(|m| m.commits < state.commits) {
             damage = Some("the database has lost its newest commits".into());
+        } else if let Some(content) = found.mark.and_then(|m| m.content).filter(|c| *c != found.content) {
+            // What sled loses from the middle of its log, it does not miss.
+            damage = Some(format!(
+                "the database holds {} records, and its newest commit speaks of {}{}",
+                found.content.count,
+                content.count,
+                if found.content.count == content.count { " that are not all the same" } else { "" }
+            ));
         }
     }
     // A crash between the database and the side file leaves the newer side bytes in the former.
@@ -195,11 +209,10 @@ fn quarantine(place: &Place<'_>, found: &mut Found, state: &mut SideState, why: 
     found.engine = None;
     place.prune_damaged(DAMAGED_KEPT_MAX - 1, report);
     place.need_room(copy_bytes(live_bytes(&found.entries)))?;
-    let mark = Mark { store_id: state.store_id, commits: 0 };
-    if let Err(e) = place.build_copy(&found.entries, mark, None) {
-        return Err(place.give_up_copy(e));
+    match place.build_copy(&found.entries, state.store_id, 0, None) {
+        Ok(mark) => found.became(mark),
+        Err(e) => return Err(place.give_up_copy(e)),
     }
-    found.mark = Some(mark);
     // The new id before the swap: should a crash come between, the old database no longer fits
     // the side file and all this is done again. The other way round it could pass as sound.
     state.hw_waived = true;
@@ -249,7 +262,8 @@ fn rewrite_if_outgrown(
     // The copy in the side file is at least as new as any in the database, so it is enough that
     // the state judged above is written back with the boot number.
     let copy = state.bytes.as_ref().map(|b| (state.counter, b.as_slice()));
-    place.build_copy(&found.entries, found.mark.unwrap_or_default(), copy)?;
+    let mark = found.mark.unwrap_or_default();
+    let mark = place.build_copy(&found.entries, mark.store_id, mark.commits, copy)?;
     let swapped = || -> io::Result<()> {
         fs::rename(&place.sled, &place.old)?;
         fsx::sync_dir(place.dir)?;
@@ -258,6 +272,7 @@ fn rewrite_if_outgrown(
         fsx::remove_tree(&place.old)
     };
     swapped().map_err(place.io("swap", &place.sled))?;
+    found.became(mark);
     report.rewritten = true;
     report.notes.push(format!("the database file had grown to {len} bytes for {live} bytes of records and was rewritten"));
     Ok(())
@@ -312,9 +327,9 @@ impl<'a> Place<'a> {
 
     /// Opens and reads the database. Damage is in the result, a refusal of the system an error.
     fn read_database(&self, report: &mut OpenReport) -> Result<Found, StoreError> {
-        let mut found = Found { engine: None, entries: Vec::new(), mark: None, side: None, damage: None };
+        let mut found = Found { engine: None, entries: Vec::new(), mark: None, content: Content::default(), side: None, damage: None };
         self.remove_snapshots(".generating").map_err(self.io("tidy up", &self.sled))?;
-        let engine = match self.open_patiently(&self.sled) {
+        let mut engine = match self.open_patiently(&self.sled) {
             Err(OpenFailure::Damaged(why)) => {
                 // The snapshot is only an index over the log: sled makes it anew.
                 self.remove_snapshots("").map_err(self.io("tidy up", &self.sled))?;
@@ -332,12 +347,13 @@ impl<'a> Place<'a> {
             Err(OpenFailure::Refused(source)) => return Err(self.io("open", &self.sled)(source)),
             Ok(engine) => engine,
         };
-        self.scan(&engine, &mut found, report)?;
+        self.scan(&mut engine, &mut found, report)?;
+        found.content = engine.content();
         found.engine = Some(engine);
         Ok(found)
     }
 
-    fn scan(&self, engine: &Engine, found: &mut Found, report: &mut OpenReport) -> Result<(), StoreError> {
+    fn scan(&self, engine: &mut Engine, found: &mut Found, report: &mut OpenReport) -> Result<(), StoreError> {
         let mut too_new = None;
         let mut unreadable = 0;
         let scanned = engine.scan(|item| match item {
@@ -366,23 +382,28 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// A complete, synced database in `sled.new`, closed again.
-    fn build_copy(&self, entries: &[(Vec<u8>, Vec<u8>)], mark: Mark, side: Option<(u64, &[u8])>) -> Result<(), StoreError> {
+    /// A complete, synced database in `sled.new`, closed again; its mark.
+    fn build_copy(
+        &self,
+        entries: &[(Vec<u8>, Vec<u8>)],
+        store_id: u64,
+        commits: u64,
+        side: Option<(u64, &[u8])>,
+    ) -> Result<Mark, StoreError> {
         fsx::remove_tree(&self.new).map_err(self.io("remove", &self.new))?;
         let failed = self.io("write", &self.new);
         let mut engine = self.open_engine(&self.new)?;
-        engine.put(KEY_STORE, &mark.encode());
         if let Some((counter, bytes)) = side {
             engine.put(KEY_SIDE, &[&counter.to_le_bytes(), bytes].concat());
         }
-        engine.commit().map_err(&failed)?;
+        engine.commit(store_id, commits).map_err(&failed)?;
         for chunk in entries.chunks(COPY_BATCH) {
             for (key, value) in chunk {
                 engine.put(key, value);
             }
-            engine.commit().map_err(&failed)?;
+            engine.commit(store_id, commits).map_err(&failed)?;
         }
-        Ok(())
+        Ok(Mark { store_id, commits, content: Some(engine.content()) })
     }
 
     fn open_engine(&self, dir: &Path) -> Result<Engine, StoreError> {
@@ -498,10 +519,14 @@ impl Found {
             Some(engine) => engine,
             None => self.engine.insert(place.open_engine(&place.sled)?),
         };
-        let mark = Mark { store_id, commits: 0 };
-        engine.put(KEY_STORE, &mark.encode());
-        engine.commit().map_err(place.io("write", &place.sled))?;
-        self.mark = Some(mark);
+        engine.commit(store_id, 0).map_err(place.io("write", &place.sled))?;
+        self.mark = Some(Mark { store_id, commits: 0, content: Some(engine.content()) });
         Ok(())
+    }
+
+    /// A copy with this mark stands in its place.
+    fn became(&mut self, mark: Mark) {
+        self.mark = Some(mark);
+        self.content = mark.content.unwrap_or_default();
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use clawmesh_protocol::{
-    config::{Config, Timing},
+    config::{Config, PROTO, Timing},
     face::{NewTask, Reply},
     gate::Gate,
     ids::Peer,
@@ -53,6 +53,8 @@ pub struct World {
     /// Between these nothing gets through.
     pub cut: BTreeSet<(Peer, Peer)>,
     pub timing: Timing,
+    /// Nodes that speak another protocol than the product's.
+    pub protos: BTreeMap<u8, u32>,
     pub now: u64,
 }
 
@@ -60,7 +62,7 @@ pub fn peer(n: u8) -> Peer {
     Peer([n; 32])
 }
 
-fn config(n: u8, timing: Timing) -> Config {
+fn config(n: u8, timing: Timing, proto: u32) -> Config {
     Config {
         peer: peer(n),
         name: format!("n{n}"),
@@ -73,6 +75,7 @@ fn config(n: u8, timing: Timing) -> Config {
         version: "test".into(),
         replicas: 3,
         copies: 2,
+        proto,
         timing,
         tune: clawmesh_protocol::config::Tune::default(),
     }
@@ -93,6 +96,7 @@ impl World {
             stuck: BTreeSet::new(),
             cut: BTreeSet::new(),
             timing,
+            protos: BTreeMap::new(),
             now: 1_000,
         };
         for i in 1..=n {
@@ -109,7 +113,7 @@ impl World {
         let recovered = Recovered { entries, side: disk.side.clone(), store: u64::from(n), boot: disk.boot, ..Recovered::default() };
         let mut out = vec![];
         let seed = u64::from(n) + 100 * disk.boot;
-        let mesh = Mesh::new(config(n, self.timing), recovered, self.at(), seed, &mut out);
+        let mesh = Mesh::new(config(n, self.timing, self.protos.get(&n).copied().unwrap_or(PROTO)), recovered, self.at(), seed, &mut out);
         let others: Vec<Peer> = self.nodes.keys().copied().collect();
         self.nodes.insert(p, Node { mesh, gate: Gate::default() });
         self.effects(p, out);

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use clawmesh_protocol::{
-    config::Config,
+    config::{Config, PROTO, Timing},
     face::{Command, NewTask, Reply},
     gate::Gate,
     ids::Peer,
@@ -45,8 +45,9 @@ pub fn config(n: u8) -> Config {
         version: "test".into(),
         replicas: 3,
         copies: 2,
-        timing: clawmesh_protocol::config::Timing::default(),
         tune: clawmesh_protocol::config::Tune::default(),
+        proto: PROTO,
+        timing: Timing::default(),
     }
 }
 

@@ -13,6 +13,8 @@ mod i13_deleted;
 mod i14_converged;
 mod i15_done;
 mod i16_churn;
+mod i17_bounded;
+mod i19_in_turn;
 mod i20_copies;
 
 use crate::oracle::{Disks, Entry};
@@ -43,6 +45,8 @@ pub fn all(copies: usize) -> Vec<Box<dyn Check>> {
         Box::new(i14_converged::Converged),
         Box::new(i15_done::Done::default()),
         Box::new(i16_churn::Churn::default()),
+        Box::new(i17_bounded::Bounded::default()),
+        Box::new(i19_in_turn::InTurn::default()),
         Box::new(i20_copies::Copies),
     ]
 }

@@ -13,7 +13,7 @@ const REST_MS: u64 = 5_000;
 const LIMIT_MS: u64 = 60_000;
 
 /// Messages of an election and of joining the new coordinator, by name.
-pub(super) fn of_election(m: &Message) -> bool {
+pub(crate) fn of_election(m: &Message) -> bool {
     matches!(
         m,
         Message::Pre(_)

@@ -9,6 +9,8 @@ mod node;
 mod trace;
 mod work;
 
+pub(crate) use measure::of_election;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::sync::Arc;
@@ -364,6 +366,7 @@ impl World {
                 root: p.root,
                 count: p.count,
                 outbox_open: p.outbox_open,
+                backlog: mesh.backlog(),
             });
         }
         if let Some(m) = table {

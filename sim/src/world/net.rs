@@ -13,7 +13,7 @@ use clawmesh_protocol::{
     message::{Gossip, Message},
 };
 
-use super::{What, World, measure::of_election, node::Ending};
+use super::{What, World, node::Ending, of_election};
 use crate::oracle::Fact;
 
 /// Silence after which an end says so, ms; the heartbeat's phase adds up to [`PHASE_MS`].
@@ -415,6 +415,10 @@ impl World {
                     m.bytes += size;
                 }
                 let life = self.nodes[v].life;
+                if !self.calm && self.chance.net.permille(self.plan.gossip_twice) {
+                    let again = at + self.chance.net.range(1, 2_000);
+                    self.after(again, What::Gossip { node: v, life, from: author, gossip: gossip.clone() });
+                }
                 self.after(at, What::Gossip { node: v, life, from: author, gossip: gossip.clone() });
                 if !self.nodes[v].paused {
                     front.push_back((v, at));

@@ -24,6 +24,10 @@ use crate::{
     rng::Dice,
 };
 
+/// A wall clock jumps within this from the right time, ms.
+pub(super) const JUMP_MS: u64 = 3_600_000;
+/// A clock that is right, in parts per million.
+const DRIFT_ZERO: u64 = 1_000_000;
 /// The core's own checks run after every so many steps.
 const CHECK_EVERY: u64 = 16;
 /// Skills that exist in the world; each node offers some.
@@ -54,7 +58,12 @@ pub(super) struct Node {
     pub(super) loops: u32,
     /// It handles a `Release`.
     releasing: bool,
-    skew: u64,
+    /// It handles everything late until then, ms.
+    pub(super) slow_until: u64,
+    /// Its wall clock, ms before or after [`WALL_MS`].
+    pub(super) skew: u64,
+    /// Its clocks' error, parts per million; above and below [`DRIFT_ZERO`].
+    drift: u64,
     booting: bool,
 }
 
@@ -145,6 +154,7 @@ impl Node {
             replicas: plan.replicas,
             copies: plan.copies,
             tune: plan.tune,
+            proto: plan.proto,
             timing: plan.timing,
         };
         Self {
@@ -165,6 +175,8 @@ impl Node {
             fuse: None,
             loops: 0,
             releasing: false,
+            slow_until: 0,
+            drift: DRIFT_ZERO + dice.range(0, 2 * plan.drift_ppm) - plan.drift_ppm,
             skew: dice.range(0, plan.skew_ms),
             booting: false,
         }
@@ -173,6 +185,14 @@ impl Node {
     /// A boot that is far off is brought forward.
     pub(super) fn booting_now(&mut self) {
         self.booting = false;
+    }
+
+    /// What its clock says at this time of the world, and the other way round.
+    fn local(&self, ms: u64) -> u64 {
+        (u128::from(ms) * u128::from(self.drift) / u128::from(DRIFT_ZERO)) as u64
+    }
+    fn world(&self, ms: u64) -> u64 {
+        (u128::from(ms) * u128::from(DRIFT_ZERO)).div_ceil(u128::from(self.drift)) as u64
     }
 
     /// It could run this task if it had room.
@@ -190,7 +210,7 @@ impl World {
     pub(super) fn now_at(&self, node: usize) -> Now {
         let n = &self.nodes[node];
         let zero = n.core.as_ref().map_or(0, |c| c.zero);
-        Now { ms: self.now - zero, wall_ms: WALL_MS + self.now + n.skew }
+        Now { ms: n.local(self.now) - zero, wall_ms: WALL_MS + n.local(self.now) + n.skew }
     }
 
     /// Starts a node's process on what its disk holds.
@@ -222,9 +242,9 @@ impl World {
         };
         let (store, boot) = (n.store, n.boot);
         // The zero of a boot's clock is arbitrary.
-        let zero = self.chance.core.range(0, super::START_MS);
+        let zero = self.chance.core.range(0, super::START_MS / 2);
         let seed = self.chance.core.bits();
-        let now = Now { ms: self.now - zero, wall_ms: WALL_MS + self.now + n.skew };
+        let now = Now { ms: n.local(self.now) - zero, wall_ms: WALL_MS + n.local(self.now) + n.skew };
         let mut out = Vec::new();
         let mesh = Mesh::new(n.cfg.clone(), recovered, now, seed, &mut out);
         // Differs from any real one, so that the first look is reported.
@@ -339,9 +359,10 @@ impl World {
             return;
         }
         self.step(node, input);
-        if self.plan.busy > 0 && !self.calm && self.chance.net.permille(self.plan.busy) {
+        let slow = self.nodes[node].slow_until > self.now;
+        if !self.calm && (slow || self.plan.busy > 0) && self.chance.net.permille(if slow { 300 } else { self.plan.busy }) {
             self.stop_process(node, true);
-            let (d, life) = (self.chance.net.range(1, 400), self.nodes[node].life);
+            let (d, life) = (self.chance.net.range(1, if slow { 60 } else { 400 }), self.nodes[node].life);
             self.after(d, What::Undo(super::faults::Undo::Resume(node, life)));
         }
     }
@@ -469,8 +490,9 @@ impl World {
             }
             Output::WakeAt(ms) => {
                 let zero = self.nodes[node].core.as_ref().map_or(0, |c| c.zero);
+                let at = self.nodes[node].world(ms.saturating_add(zero));
                 if let Some(c) = &mut self.nodes[node].core {
-                    c.wake = Some(ms + zero);
+                    c.wake = Some(at);
                 }
             }
         }

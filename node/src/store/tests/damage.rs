@@ -56,12 +56,6 @@ fn damage_study(cases: u64) {
             saved += count;
         } else {
             unharmed += 1;
-            // Known gap, about one case in three thousand: without a snapshot sled can drop a
-            // part from the middle of its log and keep the newest commit, unnoticed by the count.
-            if case % 2 == 0 && count as u64 != RECORDS {
-                eprintln!("case {case}, byte {at}: {count} records, unnoticed");
-                continue;
-            }
             assert_eq!((rig.store_id, count as u64), (id, RECORDS), "case {case}, byte {at}");
         }
         rig.store.close().unwrap();

@@ -1,0 +1,63 @@
+//! The protocol that a mesh speaks (V3): what all of its members understand.  It is recorded and only rises, so that
+//! nobody who understands less can come back later and serve by older rules.
+
+use crate::{io::Event, mesh::Mesh, rule::Rule};
+
+/// A member that was not heard of for so long does not hold the others back, ms of awake time (24 h).
+const SEEN_MS: u64 = 86_400_000;
+/// What the first version speaks, and who does not say.
+const FIRST: u32 = 1;
+/// A mesh that claims to be further ahead of this node is not believed: it would disable all of them.
+const STEP_MAX: u32 = 64;
+
+impl Mesh {
+    /// The recorded protocol of the mesh, as far as this node knows.
+    pub(crate) fn active_proto(&self) -> u32 {
+        self.settings.as_ref().map_or(0, |s| s.proto).max(self.heard_proto).max(FIRST)
+    }
+
+    /// This node understands less than its mesh speaks: it serves nothing.
+    pub(crate) fn too_old(&self) -> bool {
+        self.cfg.proto < self.active_proto()
+    }
+
+    /// What to tell a person about it.
+    pub(crate) fn too_old_text(&self) -> alloc::string::String {
+        let (mine, theirs) = (self.cfg.proto, self.active_proto());
+        alloc::format!("this node speaks protocol {mine}, its mesh speaks {theirs}: install the version of clawmesh that the others have")
+    }
+
+    /// A coordinator's heartbeat tells it to who holds no settings.  What of it is believed.
+    pub(crate) fn hear_proto(&mut self, proto: u32) -> u32 {
+        if proto > self.cfg.proto.saturating_add(STEP_MAX) {
+            self.event(Event::Alarm("protocol_poison"));
+            return 0;
+        }
+        if proto <= self.active_proto() {
+            return proto;
+        }
+        self.heard_proto = proto;
+        if self.too_old() {
+            self.event(Event::Alarm("protocol_too_old"));
+            self.step_down("this node speaks an older protocol than its mesh");
+            self.advert_soon();
+        }
+        proto
+    }
+
+    /// Records what all members of the last day understand, when it is more than before.
+    pub(crate) fn tick_versions(&mut self) {
+        let now = self.now;
+        let seen = self.view.members.values().filter(|m| now < m.heard_at.max(self.born) + SEEN_MS);
+        // Who is only remembered has not said what it speaks by now: what it said last counts.
+        let least = seen.map(|m| m.advert.as_ref().map_or(m.proto, |a| a.proto_max).max(FIRST)).fold(self.cfg.proto, u32::min);
+        if least <= self.active_proto() {
+            return;
+        }
+        let Some(mut s) = self.new_settings() else { return };
+        s.proto = least;
+        self.rule(Rule::V3);
+        self.settings = Some(s);
+        self.settings_write();
+    }
+}
