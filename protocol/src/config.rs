@@ -123,8 +123,40 @@ pub struct Config {
     pub replicas: usize,
     /// See `replicas`.
     pub copies: usize,
+    /// Bounds that a test of minutes would never meet: [`Tune::default`] in the product, shrunk by the simulator.
+    pub tune: Tune,
     /// The highest protocol this node understands: [`PROTO`] in the product, varied by tests (V3).
     pub proto: u32,
     /// Long times; the default in the product.
     pub timing: Timing,
+}
+
+/// Bounds of tables, windows and seats.  Smaller ones are met sooner; none of them may cost a promise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tune {
+    /// [`SUBMIT_WINDOW`], at least 1.
+    pub submit_window: usize,
+    /// [`TASKS_MAX`], at least 1.
+    pub tasks_max: usize,
+    /// [`RETAIN_COUNT`].
+    pub retain_count: usize,
+    /// [`RETAIN_MS`], ms.
+    pub retain_ms: u64,
+    /// [`REPL_WINDOW`], bytes, at least 1.
+    pub repl_window: usize,
+    /// [`STICKY_MS`], ms.
+    pub sticky_ms: u64,
+}
+
+impl Default for Tune {
+    fn default() -> Self {
+        Self {
+            submit_window: SUBMIT_WINDOW,
+            tasks_max: TASKS_MAX,
+            retain_count: RETAIN_COUNT,
+            retain_ms: RETAIN_MS,
+            repl_window: REPL_WINDOW,
+            sticky_ms: STICKY_MS,
+        }
+    }
 }

@@ -9,6 +9,7 @@ use crate::{
     io::Event,
     mesh::Mesh,
     message::{Claim, Follow, Hb, HbAck, Join, Message, Pre, PreHigher, PreLeader, PreOk, Reject, Rival, Weight},
+    rule::Rule,
     writes::{Coord, Phase},
 };
 
@@ -73,6 +74,7 @@ impl Mesh {
         }
         if let Some(l) = self.leader.as_mut().filter(|l| l.peer == p) {
             l.lane_bad = true;
+            self.rule(Rule::E1);
             self.plan_election();
         } else {
             // One less to wait for.
@@ -140,6 +142,9 @@ impl Mesh {
         let mine = self.rank();
         let except = self.leader.as_ref().map(|l| l.peer);
         let better = self.view.better(mine, except) as u64;
+        if better > 0 {
+            self.rule(Rule::E2);
+        }
         let delay = if (better as usize) < COUNCIL {
             150 * better + self.below(100)
         } else {
@@ -164,6 +169,7 @@ impl Mesh {
                 return self.wake_at(until);
             }
             // E5: it promised to be better and did nothing.
+            self.rule(Rule::E5);
             self.wait_higher = None;
             let now = self.now;
             let m = self.view.entry(p);
@@ -212,6 +218,7 @@ impl Mesh {
 
     fn start_round(&mut self) {
         self.election_at = None;
+        self.rule(Rule::E3);
         self.round_no += 1;
         let answers: BTreeMap<Peer, Option<u64>> = self.view.usable().map(|p| (p, None)).collect();
         let pre = Pre { rank: self.rank(), n: self.side.promised.n, round: self.round_no, ext: Default::default() };
@@ -265,6 +272,9 @@ impl Mesh {
         }
         let n = r.n;
         let consent = self.majority_of(&r.oks);
+        if self.by_majority() {
+            self.rule(Rule::C1);
+        }
         self.round = None;
         self.alone_since = None;
         if !consent {
@@ -274,6 +284,7 @@ impl Mesh {
             self.election_at = Some(t);
             self.wake_at(t);
         } else if self.may_stand() {
+            self.rule(Rule::E4);
             self.claim(n);
         }
     }
@@ -357,6 +368,7 @@ impl Mesh {
         }
         if p.epoch < self.side.promised {
             // E11: never follow a hint to a lower epoch; that leader must reclaim above our promise.
+            self.rule(Rule::E11);
             self.round = None;
             self.ask_join(p.peer);
             self.election_at = Some(self.now + 1_000);
@@ -409,6 +421,7 @@ impl Mesh {
             return self.event(Event::Alarm("epoch_poison"));
         }
         if c.epoch < self.side.promised {
+            self.rule(Rule::E6);
             return self.send_reject(from);
         }
         let majority = c.config.is_some();
@@ -547,6 +560,7 @@ impl Mesh {
             if now >= l.rival_at + HB_MS {
                 l.rival_at = now;
                 let to = l.peer;
+                self.rule(Rule::E7);
                 self.send(to, Message::Rival(Rival { epoch: h.epoch, weight: h.weight, majority: h.majority, ext: Default::default() }));
             }
             return;
@@ -677,6 +691,7 @@ impl Mesh {
         if self.now < c.reclaimed_at + HB_MS {
             return;
         }
+        self.rule(Rule::E8);
         self.reclaim_above(n);
     }
 
@@ -719,6 +734,7 @@ impl Mesh {
             && self.co.is_none()
             && !self.leader_alive()
         {
+            self.rule(Rule::E11);
             self.follow(n.epoch, p);
         }
         self.not_coordinator_for(n.req, n.id);

@@ -7,6 +7,7 @@ use crate::{
     io::Event,
     mesh::Mesh,
     message::{HandGrant, HandReq, Message},
+    rule::Rule,
     view::Member,
 };
 
@@ -121,6 +122,7 @@ impl Mesh {
             return;
         }
         self.event(Event::Member(from, "takes over"));
+        self.rule(Rule::E9);
         self.handover.giving = Some(Giving { to: from, until: now + T_DRAIN_MS, granted: false });
         self.wake_at(now + T_DRAIN_MS);
     }
@@ -213,6 +215,7 @@ impl Mesh {
         }
         self.handover.barred_until = now + self.cfg.timing.barred_ms;
         self.event(Event::Alarm("no_progress"));
+        self.rule(Rule::E10);
         self.step_down("its writes make no progress");
         self.advert_soon();
     }

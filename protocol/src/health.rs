@@ -1,6 +1,6 @@
 //! A node that is itself late stretches its suspicion of others (L2): what looks like their silence may be its own.
 
-use crate::{config::T_SUSPECT_MS, ids::Peer, io::Event, mesh::Mesh};
+use crate::{config::T_SUSPECT_MS, ids::Peer, io::Event, mesh::Mesh, rule::Rule};
 
 /// Highest level: suspicions take so many times as long.
 const LEVEL_MAX: u64 = 4;
@@ -75,6 +75,7 @@ impl Mesh {
     fn late(&mut self) {
         if self.health.sign(self.now) {
             self.event(Event::Member(self.me, "late"));
+            self.rule(Rule::L2);
         }
     }
 

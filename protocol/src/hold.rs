@@ -13,6 +13,7 @@ use crate::{
     mesh::Mesh,
     message::{Adopt, Message, Settings},
     record::Queued,
+    rule::Rule,
     spec::{Need, OnSplit},
     writes::Effect,
 };
@@ -106,6 +107,7 @@ impl Mesh {
                 let before = Queued { epoch: c.epoch, seq: c.seq + 1 };
                 self.split.hold = Some(Hold { since: self.now, before, over: false });
                 self.event(Event::Member(self.me, "holds tasks back"));
+                self.rule(Rule::S7);
                 self.wake_at(self.now + limit);
                 self.hold_queued();
             }

@@ -20,6 +20,7 @@ mod query;
 mod queue;
 pub mod quorum;
 pub mod record;
+pub mod rule;
 mod schedule;
 pub mod skill;
 pub mod spec;

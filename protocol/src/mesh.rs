@@ -27,6 +27,7 @@ use crate::{
     origin::Outbox,
     query::Asks,
     record::Rec,
+    rule::{Fired, Rule},
     schedule::Key,
     skill::Catalogue,
     table::Table,
@@ -166,6 +167,7 @@ pub struct Mesh {
     pub(crate) outbox: Outbox,
     pub(crate) worker: Worker,
     pub(crate) asks: Asks,
+    pub(crate) fired: Fired,
 }
 
 /// An `Ack` that waits for blobs (W4).
@@ -257,6 +259,7 @@ impl Mesh {
             outbox: Outbox::default(),
             worker: Worker::new(slots),
             asks: Asks::default(),
+            fired: Fired::default(),
             cfg,
         };
         let quarantined = recovered.quarantined;
@@ -267,6 +270,7 @@ impl Mesh {
         if quarantined {
             // The new store holds what could be read: the mark must not claim more (D3).
             m.side.hw = m.top;
+            m.rule(Rule::D3);
         }
         m.synced = m.table.len() > 0;
         m.outbox.start(Origin { peer: m.me, store: m.store }, m.side.inc);
@@ -356,6 +360,7 @@ impl Mesh {
             // awake time; what remains is to distrust our own view of the others for a while.
             self.tilt_until = self.now + TILT_MS;
             self.event(Event::Tilt(cut));
+            self.rule(Rule::L1);
             self.after_gap();
         }
     }
@@ -508,6 +513,10 @@ impl Mesh {
         let m = self.view.entry(from);
         m.bye = Some(b.boot);
         self.event(Event::Member(from, "bye"));
+        self.rule(Rule::L3);
+        if self.leader.as_ref().is_some_and(|l| l.peer == from) {
+            self.rule(Rule::E9);
+        }
         self.coord_bye(from, b.boot);
         self.suspect_link(from);
     }
@@ -676,6 +685,16 @@ impl Mesh {
         self.out.push(Output::Event(e));
     }
 
+    /// A rule has decided something.
+    pub(crate) fn rule(&mut self, r: Rule) {
+        self.fired.count(r);
+    }
+
+    /// How often each rule fired in this life.
+    pub fn fired(&self) -> &Fired {
+        &self.fired
+    }
+
     pub(crate) fn output(&mut self, o: Output) {
         self.out.push(o);
     }
@@ -763,6 +782,7 @@ impl Mesh {
     fn on_store_bad(&mut self) {
         if !self.store_bad {
             self.store_bad = true;
+            self.rule(Rule::D4);
             self.event(Event::Alarm("store_bad"));
             self.step_down("the store refuses writes");
         }
@@ -858,6 +878,9 @@ impl Mesh {
         if old.is_none_or(|o| (f.inc, f.seq) > o) {
             self.floors.insert(f.origin, (f.inc, f.seq));
             self.put(Key::floor(&f.origin), codec::encode(&f));
+            if f.origin.peer == self.me {
+                self.rule(Rule::G1);
+            }
             self.coord_floor(f);
             self.retire(f, old.unwrap_or_default());
             if f.inc == u64::MAX {
@@ -878,6 +901,7 @@ impl Mesh {
 
     /// G4: the highest floor there is means that the node was forgotten.
     fn forgotten(&mut self, origin: Origin) {
+        self.rule(Rule::G4);
         if origin == (Origin { peer: self.me, store: self.store }) {
             // The driver stops the node: with this store it can submit nothing any more.
             return self.event(Event::Alarm("forgotten"));
@@ -945,6 +969,11 @@ impl Mesh {
     /// A record's bytes.
     pub fn record_bytes(&self, id: &TaskId) -> Option<&[u8]> {
         self.table.bytes(id)
+    }
+
+    /// How many messages and effects this node keeps back: a mesh at rest has none to speak of.
+    pub fn backlog(&self) -> usize {
+        self.acks.len() + self.own.values().map(VecDeque::len).sum::<usize>() + self.co.as_ref().map_or(0, Coord::backlog)
     }
 
     /// What must be true between steps.

@@ -7,13 +7,13 @@ use alloc::{
 
 use crate::{
     codec::{self, Malformed},
-    config::SUBMIT_WINDOW,
     face::{Refusal, Reply, SUBMIT_MAX, State, Submitted, TaskEnd},
     ids::{Hash, Origin, Peer, TaskId},
     io::Event,
     mesh::Mesh,
     message::{Busy, Deliver, Delivered, Floor, ITEMS_MAX, Message, Offer, Settled, Submit, SubmitAck, SubmitRefused},
     record::{End, Outcome},
+    rule::Rule,
     schedule::Key,
     spec::{Data, Need, Spec},
     wire_struct,
@@ -161,7 +161,7 @@ impl Mesh {
             let message = "the disk of this node is full or failing: free some space, or submit through another node".into();
             return self.reply(req, Reply::Refused(Refusal::Full { message }));
         }
-        if self.outbox.tasks.len() + specs.len() > crate::config::TASKS_MAX {
+        if self.outbox.tasks.len() + specs.len() > self.cfg.tune.tasks_max {
             let message = "too many tasks of this node have no result yet: wait for some to end".into();
             return self.reply(req, Reply::Refused(Refusal::Full { message }));
         }
@@ -193,7 +193,7 @@ impl Mesh {
             return self.wake_at(t);
         }
         let Some(to) = self.serving_leader() else { return };
-        while self.outbox.in_flight < SUBMIT_WINDOW {
+        while self.outbox.in_flight < self.cfg.tune.submit_window {
             let Some(id) = self.outbox.unsent.pop_first() else { return };
             let Some(t) = self.outbox.tasks.get_mut(&id) else { continue };
             let Some(need) = t.rec.need.clone() else { continue };
@@ -204,6 +204,9 @@ impl Mesh {
             let again = t.again;
             let m = Submit { id, need, payload: t.rec.payload.clone(), submitted_at: t.rec.submitted_at, again, ext: Default::default() };
             self.send_durable(to, Message::Submit(m));
+        }
+        if !self.outbox.unsent.is_empty() {
+            self.rule(Rule::S9);
         }
     }
 
@@ -233,6 +236,7 @@ impl Mesh {
         }
         // O3: the accepted ones first, so that they win.
         for (id, outcome) in accepted {
+            self.rule(Rule::O3);
             self.send_durable(to, Message::Delivered(Delivered { id, outcome, ext: Default::default() }));
         }
         for ids in offers.chunks(ITEMS_MAX) {
@@ -337,6 +341,7 @@ impl Mesh {
             }
             return;
         }
+        self.rule(Rule::S9);
         self.outbox.unsent.insert(id);
         let wait = b.retry_after_ms.clamp(50, 10_000);
         self.outbox.pause_until = self.now + wait + self.below(wait / 4 + 1);
@@ -365,6 +370,7 @@ impl Mesh {
     pub(crate) fn on_deliver(&mut self, from: Peer, d: Deliver) {
         // O2: only the coordinator of the epoch we promised to.
         if d.epoch != self.side.promised || d.epoch.peer != from {
+            self.rule(Rule::O2);
             return self.event(Event::Dropped("stale_deliver"));
         }
         let id = d.id;
@@ -386,6 +392,7 @@ impl Mesh {
             return;
         };
         if let Some(mine) = t.rec.outcome.clone() {
+            self.rule(Rule::O2);
             if mine != d.outcome {
                 self.event(Event::SecondOutcome(id));
             }

@@ -16,6 +16,7 @@ use crate::{
     mesh::Mesh,
     message::{ChangeQuorum, Configure, Message, Reject, SettingsRefused},
     record::{End, Rec, reconcile, same_content},
+    rule::Rule,
     schedule::Key,
     takeover::Stage,
     wire_choice, wire_struct, wire_tuple,
@@ -306,6 +307,7 @@ impl Mesh {
             (v.peer == self.me && v.store == self.store) || (same && c.heard.get(&v.peer).is_some_and(|t| now.saturating_sub(*t) < limit))
         };
         if now >= c.since + limit && !q.majority(heard) {
+            self.rule(Rule::E10);
             self.step_down("no majority of the voters answers");
             self.election_at = None;
         }
@@ -402,6 +404,10 @@ impl Mesh {
     }
 
     fn begin_change(&mut self, next: Vec<Voter>) {
+        self.rule(Rule::C2);
+        if next.len() < 3 || next.iter().any(|v| v.witness) {
+            self.rule(Rule::C4);
+        }
         if self.quorum.is_none() {
             let ver = Ver { epoch: Epoch::ZERO, seq: 0 };
             let first = MeshConfig { ver, number: 0, mode: Mode::Open, voters: Vec::new(), pending: Vec::new(), ext: Default::default() };

@@ -9,7 +9,7 @@ use alloc::{
 
 use crate::{
     codec,
-    config::{BACKOFF_MAX_MS, CRASHES_MAX, LOSSES_MAX, TASKS_MAX},
+    config::{BACKOFF_MAX_MS, CRASHES_MAX, LOSSES_MAX},
     face::Refusal,
     ids::{Attempt, Origin, Peer, TaskId, Ver},
     io::Event,
@@ -21,6 +21,7 @@ use crate::{
     placement::{Candidate, choose, fits},
     queue::{Class, Queue},
     record::{End, Live, Outcome, Past, Queued, Rec, clip},
+    rule::Rule,
     spec::{Data, Kind, Need, OnLost, Spec, Strategy},
     writes::Effect,
 };
@@ -247,6 +248,7 @@ impl Mesh {
         }
         if ghost {
             // T5: dead by its origin's word.
+            self.rule(Rule::T5);
             return self.decide(id, End::Retired, None, None, None, "its origin has given it up", Data::EMPTY, 0);
         }
         if !rec.live.is_empty() {
@@ -312,6 +314,7 @@ impl Mesh {
         }
         let spec = Spec { need: s.need, payload: s.payload };
         if self.below_floor(&s.id) {
+            self.rule(Rule::G2);
             let refusal = Refusal::Invalid { message: "the task's id is below its origin's floor: it had ended before".into() };
             return self.refuse_submit(from, s.id, refusal);
         }
@@ -320,17 +323,20 @@ impl Mesh {
                 let refusal = Refusal::Invalid { message: "another task has this id: the origin's store was restored from a copy".into() };
                 return self.refuse_submit(from, s.id, refusal);
             }
+            self.rule(Rule::O1);
             return self.ack_submit(&s.id);
         }
         if let Some(refusal) = self.reject(&spec).filter(|_| !s.again) {
             return self.refuse_submit(from, s.id, refusal);
         }
-        if self.full || self.table.open() >= TASKS_MAX {
+        if self.full || self.table.open() >= self.cfg.tune.tasks_max {
+            self.rule(Rule::D4);
             let m = Busy { id: Some(s.id), retry_after_ms: 1_000, full: true, ext: Default::default() };
             return self.send(from, Message::Busy(m));
         }
         if let Some(h) = spec.payload.blob().filter(|h| !self.blobs.contains(h)) {
             // W4: the payload first.
+            self.rule(Rule::W4);
             let list = self.parked.entry(h).or_default();
             if list.len() < 1_024 {
                 list.push((
@@ -388,6 +394,7 @@ impl Mesh {
         let Some(old) = c.sched.keys.get(&spec.need.key).copied() else { return false };
         let Some(rec) = self.table.get(&old) else { return false };
         if rec.spec_hash == spec.hash() {
+            self.rule(Rule::O4);
             self.effect(&old, Effect::Joined(old, *id, from));
         } else {
             let message = format!("key '{}' is taken by another task, {old}: choose another key", spec.need.key);
@@ -568,6 +575,7 @@ impl Mesh {
         let turn = c.sched.turn;
         c.sched.turns.insert(worker, turn);
         c.sched.note(*id, note);
+        self.rule(Rule::S1);
         self.write(rec);
         self.effect(id, Effect::Assign(*id, attempt));
         true
@@ -589,6 +597,9 @@ impl Mesh {
         }
         if let Some(c) = &mut self.co {
             c.sched.parked = parked;
+        }
+        if parked > 0 {
+            self.rule(Rule::S8);
         }
     }
 
@@ -660,6 +671,7 @@ impl Mesh {
         let boot = if from == self.me { self.boot } else { self.co.as_ref().and_then(|c| c.followers.get(&from)).map_or(0, |f| f.boot) };
         // A later boot can't vouch for what an earlier one has begun: its log may have been damaged (D3).
         let unsure = rec.need.at_most_once && live.wboot != boot;
+        self.rule(Rule::S10);
         self.end_attempt(&r.id, r.attempt, if unsure { End::Crashed } else { End::Returned }, None, &r.why);
     }
 
@@ -710,6 +722,7 @@ impl Mesh {
                 self.write(rec);
                 self.unplace(&r.id, r.attempt);
             }
+            self.rule(Rule::S3);
             return self.effect(&r.id, Effect::ReportAck(r.id, r.attempt, from));
         }
         let o = r.outcome;
@@ -846,10 +859,12 @@ impl Mesh {
         match end {
             End::Failed | End::Timeout => {
                 rec.failures += 1;
+                self.rule(Rule::S11);
                 delay = back_off(rec.need.backoff_ms, rec.failures);
             }
             End::Lost => {
                 rec.losses += 1;
+                self.rule(Rule::S4);
                 delay = back_off(2_000, rec.losses).min(BACKOFF_MAX_MS) / 2;
                 if rec.losses >= LOSSES_MAX {
                     give_up = Some((End::Failed, format!("lost {} times: its workers became unreachable", rec.losses)));
@@ -859,6 +874,7 @@ impl Mesh {
             }
             End::Crashed => {
                 rec.crashes += 1;
+                self.rule(Rule::S5);
                 if rec.crashes >= CRASHES_MAX {
                     give_up = Some((End::Failed, format!("poisoned: {} workers crashed while they ran it", rec.crashes)));
                 } else if rec.need.at_most_once {
@@ -1129,6 +1145,7 @@ impl Mesh {
             let refusal = codec::Blob(crate::query::to_cbor(&Refusal::Invalid { message }));
             return self.send(from, Message::SettingsRefused(SettingsRefused { req: m.req, refusal, ext: Default::default() }));
         }
+        self.rule(Rule::G4);
         self.end_attempts_of(m.peer, |_| true, End::Lost, "the node was forgotten");
         self.view.members.remove(&m.peer);
         self.delete(Key::member(m.peer));

@@ -14,6 +14,7 @@ use crate::{
     message::{BYTES_MAX, Floor, Follow, ITEMS_MAX, Inventory, Message, Pull, PullResp, Release, Settings},
     quorum::MeshConfig,
     record::{End, Rec, decode_rec, reconcile, same_content},
+    rule::Rule,
     table::BUCKETS,
     writes::{Effect, Phase},
 };
@@ -92,6 +93,15 @@ impl Follower {
             windows: VecDeque::new(),
         }
     }
+    /// A record was put: it goes to who gets writes, and nobody deletes it for what was said before.
+    pub(crate) fn push(&mut self, seq: u64, id: TaskId) {
+        if !self.dels.is_empty() {
+            self.dels.retain(|d| *d != id);
+        }
+        if self.streams() {
+            self.queue.push_back((seq, id));
+        }
+    }
     /// It gets writes.
     pub(crate) fn streams(&self) -> bool {
         matches!(self.stage, Stage::Catching | Stage::Joined)
@@ -103,6 +113,9 @@ impl Follower {
         if self.streams() {
             self.stage = Stage::Plain;
             self.count = self.count.max(1);
+            // What it said it holds is not true any more.
+            self.root = 0;
+            self.digests.clear();
             self.queue.clear();
             self.windows.clear();
         }
@@ -155,6 +168,12 @@ impl Mesh {
         if let Some(s) = f.settings {
             self.adopt_settings(s);
         }
+        if equal && f.count > 0 {
+            self.rule(Rule::V2);
+        }
+        if self.quorum.as_ref().and_then(|q| q.voter(&from)).is_some_and(|v| v.store != f.store) {
+            self.rule(Rule::C3);
+        }
         if let Some(q) = f.config {
             self.adopt_config(&q);
             if self.co.is_none() {
@@ -162,6 +181,7 @@ impl Mesh {
             }
         }
         if !equal {
+            self.rule(Rule::T1);
             self.send(from, Message::Pull(Pull { epoch, buckets: Vec::new(), after: None, ext: Default::default() }));
         }
         self.tick_claim();
@@ -248,7 +268,7 @@ impl Mesh {
         let next = (!f.pull.is_empty()).then(|| f.pull.iter().take(ITEMS_MAX).copied().collect::<Vec<u16>>());
         for raw in r.recs {
             match decode_rec(&raw.0) {
-                Ok(rec) => self.merge(rec, raw.0),
+                Ok(rec) => self.merge(from, rec, raw.0),
                 Err(_) => self.event(Event::Alarm("bad_record")),
             }
         }
@@ -266,11 +286,18 @@ impl Mesh {
     }
 
     /// T3, T4, T5: joins a pulled record with ours.
-    fn merge(&mut self, theirs: Rec, bytes: Vec<u8>) {
+    fn merge(&mut self, from: Peer, theirs: Rec, bytes: Vec<u8>) {
+        let id = theirs.id;
+        if self.table.get(&id).is_none() && self.outlived(&theirs) {
+            // G3: deleted here, or about to be: taking it in again would go on for ever.
+            if let Some(f) = self.co.as_mut().and_then(|c| c.followers.get_mut(&from)) {
+                f.dels.push(id);
+            }
+            return;
+        }
         if !self.open_rules() {
             return self.merge_by_majority(theirs, bytes);
         }
-        let id = theirs.id;
         let serving = self.co.as_ref().is_some_and(|c| c.serving());
         match self.table.get(&id) {
             None => {
@@ -284,6 +311,7 @@ impl Mesh {
                     return;
                 }
                 let joined = reconcile(mine, &theirs);
+                self.fired.count(Rule::T3);
                 if joined == *mine {
                     if theirs.ver > mine.ver {
                         // Ours wins with a lower version, which no holder of theirs would take (W3).
@@ -398,6 +426,7 @@ impl Mesh {
         }
         if c.held.len() < HELD_MAX {
             c.held.push_back((from, msg));
+            self.rule(Rule::T2);
         } else {
             self.event(Event::Dropped("held"));
         }
@@ -518,12 +547,14 @@ impl Mesh {
                 } else {
                     (End::Returned, "the node restarted before it began")
                 };
+                self.rule(Rule::T6);
                 self.end_attempt(&id, attempt, end, None, why);
             } else if cancel {
                 self.effect(&id, Effect::Kill(id, attempt, from));
             } else if wboot != boot || !knows {
                 // The assignment, or the word that it never began, was lost with the old link or the old
                 // coordinator: say it again, the worker answers with what it knows.
+                self.rule(Rule::T6);
                 self.effect(&id, Effect::Assign(id, attempt));
             }
         }

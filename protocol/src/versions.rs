@@ -1,7 +1,7 @@
 //! The protocol that a mesh speaks (V3): what all of its members understand.  It is recorded and only rises, so that
 //! nobody who understands less can come back later and serve by older rules.
 
-use crate::{io::Event, mesh::Mesh};
+use crate::{io::Event, mesh::Mesh, rule::Rule};
 
 /// A member that was not heard of for so long does not hold the others back, ms of awake time (24 h).
 const SEEN_MS: u64 = 86_400_000;
@@ -56,6 +56,7 @@ impl Mesh {
         }
         let Some(mut s) = self.new_settings() else { return };
         s.proto = least;
+        self.rule(Rule::V3);
         self.settings = Some(s);
         self.settings_write();
     }

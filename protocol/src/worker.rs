@@ -15,6 +15,7 @@ use crate::{
     mesh::Mesh,
     message::{Assign, ITEMS_MAX, Inventory, Kill, Message, Refuse, Report, ReportAck},
     record::{End, Outcome, clip},
+    rule::Rule,
     schedule::Key,
     spec::{Data, Kind, Need},
     wire_struct,
@@ -171,14 +172,17 @@ impl Mesh {
         }
         let key = (a.id, a.attempt);
         if let Some(run) = self.worker.runs.get(&key) {
-            if run.state == State::Dead {
+            let state = run.state.clone();
+            self.rule(Rule::S2);
+            if state == State::Dead {
                 self.report_dead(from, a.id, a.attempt);
-            } else if run.state == State::Finished {
+            } else if state == State::Finished {
                 self.report(from, &key);
             }
             return;
         }
         if self.below_floor(&a.id) {
+            self.rule(Rule::G2);
             return self.event(Event::Dropped("settled_assign"));
         }
         if self.worker.settled.contains(&key) {
@@ -288,6 +292,9 @@ impl Mesh {
             let (id, attempt) = key;
             let log = RunRec { id, attempt, boot: self.boot, dead: false, outcome: None, ext: Default::default() };
             self.put(Key::run(&id, &attempt), codec::encode(&log));
+            if need.at_most_once {
+                self.rule(Rule::S6);
+            }
             let fence = format!("{}.{}.{}", attempt.epoch.n, attempt.epoch.peer, attempt.k);
             self.event(Event::Spawned(id, attempt));
             let after = self.last_no();
@@ -348,7 +355,10 @@ impl Mesh {
             Some(State::Dead) => self.report_dead(from, k.id, k.attempt),
             None if self.worker.settled.contains(&key) || self.below_floor(&k.id) => {}
             // Kill overtook Assign: the mark makes sure it never starts (S2).
-            None => self.mark_dead(from, k.id, k.attempt),
+            None => {
+                self.rule(Rule::S2);
+                self.mark_dead(from, k.id, k.attempt);
+            }
         }
     }
 

@@ -9,12 +9,13 @@ use alloc::{
 
 use crate::{
     codec::Blob,
-    config::{HB_MS, K, REPL_WINDOW, RETAIN_COUNT, RETAIN_MS, STICKY_MS, T_CLAIM_MS, T_FEWER_MS, T_STALL_MS, T_SUSPECT_MS},
+    config::{HB_MS, K, T_CLAIM_MS, T_FEWER_MS, T_STALL_MS, T_SUSPECT_MS},
     ids::{Attempt, Epoch, Hash, Peer, TaskId, Ver},
     io::{Event, Output},
     mesh::Mesh,
     message::{Ack, BYTES_MAX, Floor, Hb, ITEMS_MAX, Message, Settings, Write},
-    record::Rec,
+    record::{Outcome, Rec},
+    rule::Rule,
     schedule::{Key, Sched},
     takeover::{Follower, Stage},
 };
@@ -68,6 +69,8 @@ pub(crate) struct Coord {
     sealed_seq: u64,
     /// Writes whose blobs are not here yet keep our own copy from counting (W4).
     own_blobs: BTreeMap<u64, BTreeSet<Hash>>,
+    /// Blobs of inherited records that are not here: whether they can be had at all decides what replicas wait for.
+    raw_blobs: BTreeSet<Hash>,
     effects: BTreeMap<u64, Vec<Effect>>,
     submits: BTreeMap<u64, Vec<TaskId>>,
     pub(crate) written_at: VecDeque<(u64, u64)>,
@@ -105,6 +108,7 @@ impl Coord {
             sealed: VecDeque::new(),
             sealed_seq: 0,
             own_blobs: BTreeMap::new(),
+            raw_blobs: BTreeSet::new(),
             effects: BTreeMap::new(),
             submits: BTreeMap::new(),
             written_at: VecDeque::new(),
@@ -170,6 +174,11 @@ impl Coord {
         self.enough.min(d)
     }
 
+    pub(crate) fn backlog(&self) -> usize {
+        let waiting = self.effects.values().map(Vec::len).sum::<usize>() + self.submits.values().map(Vec::len).sum::<usize>();
+        waiting + self.held.len()
+    }
+
     pub(crate) fn check(&self, m: &Mesh) -> Result<(), String> {
         if self.stable > self.seq || self.own_acked > self.seq {
             return Err("stable and acknowledged writes are written ones".into());
@@ -192,9 +201,7 @@ impl Mesh {
             c.own_blobs.insert(seq, missing.clone());
         }
         c.written_at.push_back((seq, self.now));
-        for f in c.followers.values_mut().filter(|f| f.streams()) {
-            f.queue.push_back((seq, rec.id));
-        }
+        c.followers.values_mut().for_each(|f| f.push(seq, rec.id));
         self.top = self.top.max(rec.ver);
         let bytes = rec.encode_fit();
         let id = rec.id;
@@ -210,14 +217,19 @@ impl Mesh {
         self.top = self.top.max(rec.ver);
         let id = rec.id;
         self.put(Key::task(&id), bytes.clone());
+        let missing: Vec<Hash> = rec.blobs().filter(|h| !self.blobs.contains(h) && !self.absent.contains(h)).collect();
         if let Some(c) = &mut self.co {
+            if c.raw_blobs.len() < ABSENT_MAX {
+                c.raw_blobs.extend(missing.iter().copied());
+            }
             // Replicas get it too; the write counter does not move, so it makes nothing stable.
             let seq = c.seq;
-            for f in c.followers.values_mut().filter(|f| f.streams()) {
-                f.queue.push_back((seq, id));
-            }
+            c.followers.values_mut().for_each(|f| f.push(seq, id));
         }
         self.table.put(rec, bytes);
+        for h in missing {
+            self.fetch(h, &[id.origin.peer]);
+        }
     }
 
     /// Lets `effect` out when the record is stable in this epoch: at once, or later (W1).  An
@@ -227,6 +239,7 @@ impl Mesh {
         let Some(rec) = self.table.get(id) else { return };
         if rec.ver.epoch != epoch {
             let rec = rec.clone();
+            self.rule(Rule::T4);
             self.write(rec);
         }
         let Some(seq) = self.table.get(id).map(|r| r.ver.seq) else { return };
@@ -237,6 +250,7 @@ impl Mesh {
             let list = c.effects.entry(seq).or_default();
             if !list.contains(&effect) {
                 list.push(effect);
+                self.rule(Rule::W1);
             }
         }
     }
@@ -265,6 +279,7 @@ impl Mesh {
         if !c.serving() {
             return;
         }
+        let fewer = need < d && c.ever_second;
         self.release_submits(need);
         let (open, most) = (self.open_rules(), if self.by_majority() { self.majority_upto() } else { u64::MAX });
         let Some(c) = &mut self.co else { return };
@@ -284,6 +299,9 @@ impl Mesh {
             let later = c.effects.split_off(&(stable + 1));
             let ready = core::mem::replace(&mut c.effects, later);
             self.event(Event::Stable { epoch, seq: stable, copies: need as u32, took_ms });
+            if fewer {
+                self.rule(Rule::W2);
+            }
             for e in ready.into_values().flatten() {
                 match e.task() {
                     // The record may have been written again since: only its current version counts (W1).
@@ -365,6 +383,7 @@ impl Mesh {
 
     pub(crate) fn coord_blob(&mut self, hash: Hash) {
         let Some(c) = &mut self.co else { return };
+        c.raw_blobs.remove(&hash);
         c.own_blobs.retain(|_, set| {
             set.remove(&hash);
             !set.is_empty()
@@ -376,11 +395,12 @@ impl Mesh {
 
     /// Fills each stream's window.
     pub(crate) fn replicate(&mut self) {
+        let window = self.cfg.tune.repl_window;
         let Some(c) = &mut self.co else { return };
         let (epoch, seq_now) = (c.epoch, c.seq);
         let mut sends = Vec::new();
         for (p, f) in c.followers.iter_mut().filter(|(_, f)| f.streams()) {
-            while f.in_flight() < REPL_WINDOW && (!f.queue.is_empty() || !f.told_synced || !f.dels.is_empty()) {
+            while f.in_flight() < window && (!f.queue.is_empty() || !f.told_synced || !f.dels.is_empty()) {
                 let mut recs: BTreeMap<TaskId, Blob> = BTreeMap::new();
                 let mut missing: BTreeSet<Hash> = BTreeSet::new();
                 let mut size = 0;
@@ -409,7 +429,8 @@ impl Mesh {
                     f.catching = false;
                 }
                 f.windows.push_back((upto, size + 64));
-                let dels = core::mem::take(&mut f.dels);
+                let later = f.dels.split_off(f.dels.len().min(ITEMS_MAX));
+                let dels = core::mem::replace(&mut f.dels, later);
                 let floors = core::mem::take(&mut f.floors);
                 let (settings, config) = (f.settings.take(), f.config.take());
                 let (recs, missing) = (recs.into_values().collect(), missing.into_iter().collect());
@@ -428,6 +449,7 @@ impl Mesh {
         let Some(f) = c.followers.get_mut(&from) else { return };
         // W4: only an acknowledgement of this epoch, store and boot counts.
         if a.epoch != c.epoch || a.store != f.store || a.boot != f.boot || a.upto > c.seq {
+            self.rule(Rule::W4);
             return self.event(Event::Dropped("ack"));
         }
         f.progress_at = now;
@@ -445,6 +467,7 @@ impl Mesh {
 
     pub(crate) fn on_write(&mut self, from: Peer, w: Write) {
         let Some(l) = self.leader.as_ref().filter(|l| l.epoch == w.epoch && l.peer == from && w.epoch == self.side.promised) else {
+            self.rule(Rule::W3);
             return self.event(Event::Dropped("write_of_another_epoch"));
         };
         let _ = l;
@@ -489,7 +512,7 @@ impl Mesh {
                 return self.event(Event::Alarm("equal_version_other_bytes"));
             }
             if rec.ver <= mine.ver {
-                return;
+                return self.rule(Rule::W3);
             }
             let regress =
                 (mine.outcome.is_some() && rec.outcome.is_none()) || (mine.delivered && !rec.delivered) || (mine.cancel && !rec.cancel);
@@ -580,7 +603,7 @@ impl Mesh {
     /// Nobody in reach has a blob that an inherited record names.  Its record counts without it:
     /// otherwise one lost output would keep every later write from becoming stable.
     fn give_up_blob(&mut self, hash: Hash) {
-        let waits = self.co.as_ref().is_some_and(|c| c.own_blobs.values().any(|s| s.contains(&hash)));
+        let waits = self.co.as_ref().is_some_and(|c| c.raw_blobs.contains(&hash) || c.own_blobs.values().any(|s| s.contains(&hash)));
         if waits && self.absent.len() < ABSENT_MAX {
             self.absent.insert(hash);
             self.event(Event::Alarm("blob_absent"));
@@ -633,7 +656,7 @@ impl Mesh {
             .acks
             .iter()
             .flat_map(|a| a.blobs.iter())
-            .chain(self.co.iter().flat_map(|c| c.own_blobs.values().flatten()))
+            .chain(self.co.iter().flat_map(|c| c.own_blobs.values().flatten().chain(&c.raw_blobs)))
             .chain(self.parked.keys())
             .filter(|h| !self.blobs.contains(h))
             .copied()
@@ -755,6 +778,7 @@ impl Mesh {
     /// W5: the coordinator and the best K-1 followers, sticky.
     pub(crate) fn choose_replicas(&mut self) {
         let now = self.now;
+        let sticky = self.cfg.tune.sticky_ms;
         let want = self.cfg.replicas.clamp(1, K.max(self.cfg.replicas)) - 1;
         let voters = self.voters_to_write();
         let want = if self.open_rules() { want } else { 0 };
@@ -776,7 +800,7 @@ impl Mesh {
             // A clearly better one takes the seat of the weakest after ten minutes.
             let weakest = keep
                 .iter()
-                .filter(|(_, t)| now >= **t + STICKY_MS)
+                .filter(|(_, t)| now >= **t + sticky)
                 .map(|(q, _)| (self.view.get(q).and_then(|m| m.advert.as_ref()).map_or(0, |a| a.prio), *q))
                 .min();
             if let Some((low, q)) = weakest.filter(|(low, _)| *low < prio) {
@@ -832,8 +856,19 @@ impl Mesh {
             if let Some(f) = self.co.as_mut().and_then(|c| c.followers.get_mut(&p)) {
                 f.count = 0;
             }
+            self.rule(Rule::W5);
             self.send(p, Message::Release(crate::message::Release { epoch, root, ext: Default::default() }));
         }
+    }
+
+    /// G3: it has ended, its origin is done with it, and it is too old or one too many.
+    pub(crate) fn outlived(&self, rec: &Rec) -> bool {
+        let many = self.table.ended_len() >= self.cfg.tune.retain_count;
+        rec.outcome.as_ref().is_some_and(|o| many || self.expired(o)) && self.below_floor(&rec.id)
+    }
+
+    fn expired(&self, o: &Outcome) -> bool {
+        o.ended_at.saturating_add(self.cfg.tune.retain_ms) < self.wall
     }
 
     /// G3: ended tasks below the floor go when there are too many, or they are too old.
@@ -841,20 +876,21 @@ impl Mesh {
         if self.co.as_ref().is_none_or(|c| !c.serving()) {
             return;
         }
-        let over = self.table.ended_len().saturating_sub(RETAIN_COUNT);
-        let wall = self.wall;
+        let over = self.table.ended_len().saturating_sub(self.cfg.tune.retain_count);
         let mut gone = Vec::new();
         for (i, id) in self.table.ended().enumerate().take(ITEMS_MAX) {
-            let old = self.table.get(id).and_then(|r| r.outcome.as_ref()).is_some_and(|o| o.ended_at + RETAIN_MS < wall);
+            let old = self.table.get(id).and_then(|r| r.outcome.as_ref()).is_some_and(|o| self.expired(o));
             if (i < over || old) && self.below_floor(id) {
                 gone.push(*id);
             }
         }
         for id in gone {
+            self.rule(Rule::G3);
             self.sched_forget(&id);
             self.forget(&id);
             if let Some(c) = &mut self.co {
-                for f in c.followers.values_mut().filter(|f| f.streams()) {
+                // Also who only may become a replica: what it holds was compared with ours before.
+                for f in c.followers.values_mut().filter(|f| f.streams() || f.count > 0) {
                     f.dels.push(id);
                 }
             }
@@ -929,6 +965,7 @@ impl Mesh {
             self.end_split();
             self.parked.clear();
             self.absent.clear();
+            self.rule(Rule::W6);
             self.event(Event::SteppedDown(c.epoch, why));
         }
     }

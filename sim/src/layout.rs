@@ -28,6 +28,9 @@ pub(crate) enum Item {
 
 /// Reads a put (`value` is some) or a delete.
 pub(crate) fn item(key: &[u8], value: Option<&[u8]>) -> Item {
+    if let (Some(b'f'), Some(v)) = (key.first(), value) {
+        return codec::decode::<Floor>(v).map_or(Item::Other, Item::Floor);
+    }
     let id = task_id(key);
     match (key.first(), id, value) {
         (Some(b't'), Some(id), Some(v)) => match decode_rec(v) {
@@ -35,7 +38,6 @@ pub(crate) fn item(key: &[u8], value: Option<&[u8]>) -> Item {
             _ => Item::Other,
         },
         (Some(b't'), Some(id), None) => Item::RecGone(id),
-        (Some(b'f'), None, Some(v)) => codec::decode(v).map_or(Item::Other, Item::Floor),
         (Some(b'o'), Some(id), Some(_)) => Item::Outbox(id),
         (Some(b'o'), Some(id), None) => Item::OutboxGone(id),
         _ => Item::Other,

@@ -8,9 +8,13 @@
 
 pub mod check;
 mod core;
+pub mod coverage;
 mod layout;
 pub mod oracle;
 pub mod plan;
 pub mod rng;
 pub mod run;
+pub mod scale;
+pub mod shrink;
+pub mod takeover;
 mod world;

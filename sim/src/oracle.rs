@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use clawmesh_protocol::{
-    ids::{Attempt, Epoch, Hash, Peer, TaskId},
+    ids::{Attempt, Epoch, Hash, Origin, Peer, TaskId},
     io::{Batch, Event},
     message::{Floor, Message},
     record::{End, Rec},
@@ -88,6 +88,8 @@ pub struct Parsed {
     pub outbox: Vec<TaskId>,
     /// Tasks dropped from it.
     pub outbox_dels: Vec<TaskId>,
+    /// The node was told that enough others hold everything (W5): what it deletes is not gone.
+    pub released: bool,
 }
 
 impl Parsed {
@@ -144,6 +146,8 @@ pub struct NodeEnd {
     pub count: usize,
     /// Tasks of its own without an accepted result.
     pub outbox_open: usize,
+    /// Messages and effects that it keeps back.
+    pub backlog: usize,
 }
 
 /// A task that an origin was told is safe.
@@ -166,6 +170,8 @@ pub struct Disk {
     pub recs: BTreeMap<TaskId, Arc<Rec>>,
     /// Durable outbox.
     pub outbox: BTreeSet<TaskId>,
+    /// Durable floors.
+    pub floors: BTreeMap<Origin, (u64, u64)>,
     /// Handed over, not durable.
     pub pending: VecDeque<Arc<Parsed>>,
     /// It can't come back.
@@ -173,8 +179,9 @@ pub struct Disk {
 }
 
 impl Disk {
-    fn commit(&mut self, upto: u64) -> Vec<TaskId> {
-        let mut touched = Vec::new();
+    /// Makes batches up to this one durable; the tasks that were put, and those that were deleted.
+    fn commit(&mut self, upto: u64) -> (Vec<TaskId>, Vec<TaskId>) {
+        let (mut touched, mut gone) = (Vec::new(), Vec::new());
         while self.pending.front().is_some_and(|p| p.no <= upto) {
             let Some(p) = self.pending.pop_front() else { break };
             for (r, _) in &p.recs {
@@ -184,6 +191,10 @@ impl Disk {
             for id in &p.dels {
                 self.recs.remove(id);
             }
+            self.floors.extend(p.floors.iter().map(|f| (f.origin, (f.inc, f.seq))));
+            if !p.released {
+                gone.extend(p.dels.iter().copied());
+            }
             for id in &p.outbox {
                 self.outbox.insert(*id);
                 touched.push(*id);
@@ -192,7 +203,7 @@ impl Disk {
                 self.outbox.remove(id);
             }
         }
-        touched
+        (touched, gone)
     }
     /// It durably holds the task, in the table or in the outbox.
     pub fn holds(&self, id: &TaskId) -> bool {
@@ -209,12 +220,26 @@ pub struct Disks {
     pub peers: Vec<Peer>,
     /// Which nodes' disks ever held a task durably.
     pub ever: BTreeMap<TaskId, BTreeSet<usize>>,
+    /// Tasks of which a disk ever durably said that their origin has its result, or has given them up: they may be
+    /// deleted (G3).
+    pub over: BTreeSet<TaskId>,
+    /// Those of them that a disk has deleted.
+    pub deleted: BTreeSet<TaskId>,
+    /// Origins that were forgotten (G4): their tasks are dead.
+    pub forgotten: BTreeSet<Origin>,
 }
 
 impl Disks {
     /// Empty disks of these nodes.
     pub fn new(peers: Vec<Peer>) -> Self {
-        Self { now: vec![Disk::default(); peers.len()], peers, ever: BTreeMap::new() }
+        Self {
+            now: vec![Disk::default(); peers.len()],
+            peers,
+            ever: BTreeMap::new(),
+            over: BTreeSet::new(),
+            deleted: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
+        }
     }
     /// Which node has this key.
     pub fn node(&self, peer: Peer) -> Option<usize> {
@@ -231,21 +256,32 @@ impl Disks {
                 d.store = *store;
                 d.pending.clear();
             }
-            Fact::Batch(p) => d.pending.push_back(p.clone()),
+            Fact::Batch(p) => {
+                d.pending.push_back(p.clone());
+                self.forgotten.extend(p.floors.iter().filter(|f| f.inc == u64::MAX).map(|f| f.origin));
+            }
             Fact::Durable(upto) | Fact::Down(upto) => {
-                let touched = d.commit(*upto);
+                let (touched, gone) = d.commit(*upto);
                 if matches!(e.fact, Fact::Down(_)) {
                     d.pending.clear();
                 }
                 for id in touched {
+                    if d.recs.get(&id).is_some_and(|r| r.outcome.as_ref().is_some_and(|o| r.delivered || o.end == End::Retired)) {
+                        self.over.insert(id);
+                    }
                     self.ever.entry(id).or_default().insert(e.node);
                 }
+                self.deleted.extend(gone.into_iter().filter(|id| self.over.contains(id)));
             }
             Fact::Destroyed => {
                 *d = Disk { destroyed: true, ..Disk::default() };
             }
             _ => {}
         }
+    }
+    /// Nothing is promised of it any more: it was delivered, or its origin is gone for good.
+    pub fn is_over(&self, id: &TaskId) -> bool {
+        self.over.contains(id) || self.forgotten.contains(&id.origin)
     }
     /// Nodes whose intact disks hold the task.
     pub fn holders<'a>(&'a self, id: &'a TaskId) -> impl Iterator<Item = usize> + 'a {

@@ -3,8 +3,10 @@
 //! Swarm testing: each fault class is on in about half of the seeds and draws its own rate, so that
 //! rare combinations are met and a frequent fault can't hide what happens in its absence.
 
+use std::collections::BTreeSet;
+
 use clap::ValueEnum;
-use clawmesh_protocol::config::Timing;
+use clawmesh_protocol::config::{PROTO, Timing, Tune};
 use serde::Serialize;
 
 use crate::rng::Dice;
@@ -27,17 +29,68 @@ pub enum Profile {
 }
 
 /// What the caller fixes; the rest is drawn.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Fixed {
-    /// Number of nodes, 1 to 64.
+    /// Number of nodes, 1 to 1,000.
     pub nodes: Option<usize>,
     /// Family of worlds.
     pub profile: Profile,
+    /// Tasks in all.
+    pub tasks: Option<usize>,
+    /// Time of load and faults, ms.
+    pub storm_ms: Option<u64>,
+    /// Kinds of fault that are on, whatever the seed says.
+    pub faults: Vec<Fault>,
+    /// Kinds of fault that are off, whatever the seed says.
+    pub without: Vec<Fault>,
+    /// Of the faults of the seed, only those with these numbers strike.
+    pub only: Option<BTreeSet<u32>>,
+}
+
+impl Fixed {
+    /// The flags that say the same on the command line; each begins with a blank.
+    pub fn flags(&self) -> String {
+        let mut t = String::new();
+        let mut flag = |name: &str, value: Option<String>| {
+            if let Some(v) = value {
+                t += &format!(" --{name} {v}");
+            }
+        };
+        flag("nodes", self.nodes.map(|n| n.to_string()));
+        flag("profile", (self.profile != Profile::default()).then(|| word(&self.profile)));
+        flag("tasks", self.tasks.map(|n| n.to_string()));
+        flag("storm", self.storm_ms.map(|n| n.to_string()));
+        self.faults.iter().for_each(|f| flag("fault", Some(word(f))));
+        self.without.iter().for_each(|f| flag("without", Some(word(f))));
+        flag("only", self.only.as_ref().map(list));
+        t
+    }
+}
+
+/// A kind of fault or a profile as it is written on the command line.
+pub fn word(v: &impl ValueEnum) -> String {
+    v.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default()
+}
+
+/// Numbers of faults as they are written on the command line: `3,7,12`, or `none`.
+fn list(numbers: &BTreeSet<u32>) -> String {
+    if numbers.is_empty() { "none".into() } else { numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(",") }
+}
+
+/// One fault that will strike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Strike {
+    /// Its number in this world, from 0.
+    pub no: u32,
+    /// When, ms after the start.
+    pub at: u64,
+    /// Its kind.
+    pub fault: Fault,
 }
 
 /// A kind of fault.  Each has a mean time between two of it, for the whole mesh.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Fault {
     /// A process is killed at once; its sockets are reset by its host.
     Kill,
@@ -63,6 +116,18 @@ pub enum Fault {
     Reset,
     /// A connection is replaced by a new one without a close in between.
     Replace,
+    /// Two groups can't reach each other, but one node reaches both.
+    Bridge,
+    /// Each node reaches its two neighbours only.
+    Ring,
+    /// The links of a node stall one by one, and come back one by one in another order.
+    Swizzle,
+    /// A machine sleeps for minutes or hours, as with a closed lid.
+    Sleep,
+    /// A node handles everything late for a while.
+    SlowCpu,
+    /// A wall clock jumps by up to an hour.
+    ClockJump,
     /// All delays are multiplied for a while.
     Slow,
     /// A node leaves in order and comes back later.
@@ -79,7 +144,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 24] = [
         Self::Kill,
         Self::Power,
         Self::Fuse,
@@ -92,6 +157,12 @@ impl Fault {
         Self::Flap,
         Self::Reset,
         Self::Replace,
+        Self::Bridge,
+        Self::Ring,
+        Self::Swizzle,
+        Self::Sleep,
+        Self::SlowCpu,
+        Self::ClockJump,
         Self::Slow,
         Self::Leave,
         Self::Destroy,
@@ -107,7 +178,17 @@ impl Fault {
             Profile::Crash => matches!(self, Self::Kill | Self::Power | Self::Fuse | Self::CrashLoop | Self::KillAll | Self::Leave),
             Profile::Network => matches!(
                 self,
-                Self::Pause | Self::Partition | Self::Isolate | Self::OneWay | Self::Flap | Self::Reset | Self::Replace | Self::Slow
+                Self::Pause
+                    | Self::Partition
+                    | Self::Isolate
+                    | Self::OneWay
+                    | Self::Flap
+                    | Self::Reset
+                    | Self::Replace
+                    | Self::Slow
+                    | Self::Bridge
+                    | Self::Ring
+                    | Self::Swizzle
             ),
             Profile::Disk => matches!(self, Self::Power | Self::Fuse | Self::Destroy | Self::StoreBad | Self::Full | Self::Stall),
         }
@@ -118,7 +199,7 @@ impl Fault {
         match self {
             Self::Fuse => (2_000, 15_000),
             Self::Reset | Self::Replace | Self::Flap => (1_000, 15_000),
-            Self::Destroy | Self::KillAll => (20_000, 60_000),
+            Self::Destroy | Self::KillAll | Self::Sleep => (20_000, 60_000),
             Self::StoreBad | Self::Full | Self::Leave => (8_000, 40_000),
             _ => (3_000, 25_000),
         }
@@ -138,6 +219,8 @@ pub struct Plan {
     pub lost_after_ms: u64,
     /// Faults that are on: mean time between two, ms.
     pub faults: Vec<(Fault, u64)>,
+    /// All that will strike, in order of time.
+    pub strikes: Vec<Strike>,
     /// Time of load and faults, ms.
     pub storm_ms: u64,
     /// Time of peace after it, at most, ms.
@@ -146,6 +229,10 @@ pub struct Plan {
     pub delay: (u64, u64, u64, u64),
     /// Gossip lost, permille per hearer.
     pub gossip_loss: u64,
+    /// Gossip that comes a second time, later and out of order; permille per hearer.
+    pub gossip_twice: u64,
+    /// Clocks run fast or slow by up to so much, parts per million.
+    pub drift_ppm: u64,
     /// Fsync: from, to, tail permille, tail up to; ms.
     pub fsync: (u64, u64, u64, u64),
     /// Mean time between two commands of the workload, ms.
@@ -164,6 +251,12 @@ pub struct Plan {
     pub quarantine: bool,
     /// Wall clocks differ by up to this, ms.
     pub skew_ms: u64,
+    /// The cores' bounds: the product's, or so small that they are met.
+    pub tune: Tune,
+    /// Permille of tasks whose submitter is of a newer version and says more than this one understands (V1).
+    pub newer: u64,
+    /// The protocol that its nodes understand (V3).
+    pub proto: u32,
     /// How many looks in a row, two a second, must find the mesh at rest.
     pub looks: u32,
     /// The protocol's long times.
@@ -172,7 +265,7 @@ pub struct Plan {
 
 impl Plan {
     /// The world of a seed.
-    pub fn draw(seed: u64, fixed: Fixed) -> Self {
+    pub fn draw(seed: u64, fixed: &Fixed) -> Self {
         let mut d = Dice::split(seed, "plan");
         let drawn = match d.range(0, 99) {
             0..8 => 1,
@@ -181,14 +274,15 @@ impl Plan {
             50..90 => d.range(4, 7) as usize,
             _ => d.range(8, 30) as usize,
         };
-        let nodes = fixed.nodes.unwrap_or(drawn).clamp(1, 64);
+        let nodes = fixed.nodes.unwrap_or(drawn).clamp(1, 1_000);
         let replicas = if d.percent(60) { 3 } else { d.range(1, 5) as usize };
         let copies = if d.percent(60) { 2 } else { d.range(1, 3) as usize };
         let mut faults = Vec::new();
         for f in Fault::ALL {
             let (lo, hi) = f.every();
-            let (on, every) = (d.percent(if f == Fault::KillAll { 25 } else { 45 }), d.range(lo, hi));
-            if on && f.in_profile(fixed.profile) {
+            let (on, every) = (d.percent(if matches!(f, Fault::KillAll | Fault::Sleep) { 25 } else { 45 }), d.range(lo, hi));
+            let wanted = fixed.faults.contains(&f) || (fixed.faults.is_empty() && on && f.in_profile(fixed.profile));
+            if wanted && !fixed.without.contains(&f) {
                 faults.push((f, every));
             }
         }
@@ -196,25 +290,35 @@ impl Plan {
         let slow_net = d.percent(20);
         let slow_disk = d.percent(20);
         let big = nodes > 8;
+        let storm_ms = if big { d.range(15_000, 25_000) } else { d.range(20_000, 60_000) };
+        let storm_ms = fixed.storm_ms.unwrap_or(storm_ms);
+        let strikes = strikes(seed, &faults, storm_ms, fixed.only.as_ref());
+        let tasks = if big { d.range(20, 100) } else { d.range(20, 250) } as usize;
         Self {
             nodes,
             replicas: replicas.max(copies),
             copies,
             lost_after_ms: d.range(3_000, 12_000),
             faults,
-            storm_ms: if big { d.range(15_000, 25_000) } else { d.range(20_000, 60_000) },
+            strikes,
+            storm_ms,
             peace_ms: 180_000,
             delay: if slow_net { (5, 60, 10, 800) } else { (0, 3, if d.percent(50) { 5 } else { 0 }, 300) },
             gossip_loss: if calm || d.percent(50) { 0 } else { d.range(1, 300) },
+            gossip_twice: if calm || d.percent(60) { 0 } else { d.range(1, 200) },
+            drift_ppm: if d.percent(60) { 0 } else { d.range(1, 200) },
             fsync: if slow_disk { (2, 60, 20, 1_500) } else { (0, 5, if d.percent(50) { 10 } else { 0 }, 200) },
             command_every_ms: d.range(20, 800),
-            tasks: if big { d.range(20, 100) } else { d.range(20, 250) } as usize,
+            tasks: fixed.tasks.unwrap_or(tasks),
             batch: if d.percent(20) { 60 } else { 8 },
             busy: if calm || d.percent(60) { 0 } else { d.range(1, 50) },
             codec: if d.percent(30) { d.range(20, 1_000) } else { 5 },
-            late: if d.percent(50) { 0 } else { d.range(10, 60) },
+            late: if calm || d.percent(50) { 0 } else { d.range(10, 60) },
             quarantine: d.percent(20),
             skew_ms: if d.percent(50) { 0 } else { 3_600_000 },
+            tune: if calm || d.percent(50) { Tune::default() } else { tight(&mut d) },
+            newer: if d.percent(70) { 0 } else { d.range(50, 600) },
+            proto: if d.percent(10) { PROTO + 1 } else { PROTO },
             looks: if d.percent(75) { 4 } else { d.range(20, 120) as u32 },
             timing: timing(&mut d),
         }
@@ -239,6 +343,36 @@ impl Plan {
             faults.join(" ")
         )
     }
+}
+
+/// Bounds that a minute of load meets: each on its own coin.
+fn tight(d: &mut Dice) -> Tune {
+    let mut t = Tune::default();
+    let mut or = |v: usize, lo: u64, hi: u64| if d.percent(40) { d.range(lo, hi) as usize } else { v };
+    t.submit_window = or(t.submit_window, 1, 12);
+    t.tasks_max = or(t.tasks_max, 10, 200);
+    t.retain_count = or(t.retain_count, 0, 40);
+    t.repl_window = or(t.repl_window, 1, 20_000);
+    t.retain_ms = or(t.retain_ms as usize, 2_000, 40_000) as u64;
+    t.sticky_ms = or(t.sticky_ms as usize, 1_000, 20_000) as u64;
+    t
+}
+
+/// When each kind strikes.  Every kind has a stream of its own, and every strike a number, so that leaving one out does
+/// not move the others.
+fn strikes(seed: u64, faults: &[(Fault, u64)], storm_ms: u64, only: Option<&BTreeSet<u32>>) -> Vec<Strike> {
+    let mut all = Vec::new();
+    for (fault, every) in faults {
+        let mut d = Dice::split(seed, &word(fault));
+        let mut at = d.range(500, *every);
+        while at < storm_ms {
+            all.push((at, *fault));
+            at += d.range(every / 2, every * 3 / 2).max(1);
+        }
+    }
+    all.sort_unstable();
+    let numbered = (0..).zip(all).map(|(no, (at, fault))| Strike { no, at, fault });
+    numbered.filter(|s| only.is_none_or(|o| o.contains(&s.no))).collect()
 }
 
 /// In most worlds the long times are short, so that what follows from them happens at all.
@@ -267,16 +401,33 @@ mod tests {
     #[test]
     fn a_seed_draws_the_same_world_twice() {
         let f = Fixed::default();
-        assert_eq!(Plan::draw(5, f).line(), Plan::draw(5, f).line());
-        assert_ne!(Plan::draw(5, f).line(), Plan::draw(6, f).line());
+        assert_eq!(Plan::draw(5, &f).line(), Plan::draw(5, &f).line());
+        assert_ne!(Plan::draw(5, &f).line(), Plan::draw(6, &f).line());
     }
 
     #[test]
     fn a_calm_world_has_no_faults_and_the_mixed_ones_meet_all() {
         let calm = Fixed { profile: Profile::Calm, ..Fixed::default() };
-        assert!((0..50).all(|s| Plan::draw(s, calm).faults.is_empty()));
+        assert!((0..50).all(|s| Plan::draw(s, &calm).faults.is_empty()));
         let seen: std::collections::BTreeSet<Fault> =
-            (0..200).flat_map(|s| Plan::draw(s, Fixed::default()).faults.into_iter().map(|(f, _)| f)).collect();
+            (0..200).flat_map(|s| Plan::draw(s, &Fixed::default()).faults.into_iter().map(|(f, _)| f)).collect();
         assert_eq!(seen.len(), Fault::ALL.len());
+    }
+
+    #[test]
+    fn leaving_faults_out_does_not_move_the_others() {
+        let all = Plan::draw(3, &Fixed::default()).strikes;
+        assert!(all.len() > 4 && all.is_sorted_by_key(|s| s.at));
+        let keep: BTreeSet<u32> = [1, 3].into();
+        let few = Plan::draw(3, &Fixed { only: Some(keep), ..Fixed::default() }).strikes;
+        assert_eq!(few, [all[1].clone(), all[3].clone()]);
+    }
+
+    #[test]
+    fn what_is_fixed_can_be_typed() {
+        let f =
+            Fixed { nodes: Some(3), profile: Profile::Crash, faults: vec![Fault::KillAll], only: Some([7, 2].into()), ..Fixed::default() };
+        assert_eq!(f.flags(), " --nodes 3 --profile crash --fault kill-all --only 2,7");
+        assert_eq!(Fixed::default().flags(), "");
     }
 }

@@ -18,7 +18,7 @@ use std::{
 
 use clawmesh_protocol::{
     codec,
-    config::{Config, D, K, PROTO, Timing},
+    config::{Config, D, K, PROTO, Timing, Tune},
     face::Command,
     ids::{Hash, Peer, Ver},
     io::{Input, Recovered},
@@ -241,6 +241,7 @@ fn core_config(args: &UpArgs, me: Peer, name: String, priority: u32, slots: u32)
         version: env!("CARGO_PKG_VERSION").into(),
         replicas: K,
         copies: D,
+        tune: Tune::default(),
         proto: PROTO,
         timing: Timing::default(),
     }

@@ -77,6 +77,7 @@ fn config(n: u8, timing: Timing, proto: u32) -> Config {
         copies: 2,
         proto,
         timing,
+        tune: clawmesh_protocol::config::Tune::default(),
     }
 }
 

@@ -45,6 +45,7 @@ pub fn config(n: u8) -> Config {
         version: "test".into(),
         replicas: 3,
         copies: 2,
+        tune: clawmesh_protocol::config::Tune::default(),
         proto: PROTO,
         timing: Timing::default(),
     }

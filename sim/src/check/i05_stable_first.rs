@@ -61,7 +61,7 @@ impl StableFirst {
             let has = |d: &&crate::oracle::Disk| d.recs.get(&rec.id).is_some_and(|r| r.ver >= rec.ver) || d.outbox.contains(&rec.id);
             let destroyed = disks.now.iter().filter(|d| d.destroyed).count();
             let n = disks.now.iter().filter(has).count();
-            if n + destroyed < copies as usize {
+            if n + destroyed < copies as usize && !disks.is_over(&rec.id) {
                 return Err(format!("write {s} of {epoch:?} ({:?}) is called stable on {copies} disks, {n} have it", rec.id));
             }
         }

@@ -46,6 +46,8 @@ impl Check for OneOutcome {
                         && t != o
                         // A copy that turned up after its origin had forgotten the task (T5): shown to nobody.
                         && t.end != End::Retired
+                        // A copy from beyond a cut that turned up after the task was deleted (G3): shown to nobody.
+                        && !disks.deleted.contains(id)
                     {
                         return Err(format!("the table says {t:?} of {id:?}, its origin accepted {o:?}"));
                     }

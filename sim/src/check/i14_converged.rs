@@ -55,7 +55,7 @@ mod tests {
 
     fn end(node: usize, n: u64, serving: bool, root: u128) -> NodeEnd {
         let epoch = Some(epoch(n, 0));
-        NodeEnd { node, epoch, leader: Some(peer(0)), serving, root, count: 1, outbox_open: 0 }
+        NodeEnd { node, epoch, leader: Some(peer(0)), serving, root, count: 1, outbox_open: 0, backlog: 0 }
     }
 
     fn ends(nodes: Vec<NodeEnd>) -> Option<String> {

@@ -11,9 +11,12 @@ mod i08_equal_bytes;
 mod i09_one_start;
 mod i11_cancel_and_floor;
 mod i12_one_live;
+mod i13_deleted;
 mod i14_converged;
 mod i15_done;
 mod i16_churn;
+mod i17_bounded;
+mod i19_in_turn;
 mod i20_copies;
 
 use crate::oracle::{Disks, Entry};
@@ -42,9 +45,12 @@ pub fn all(copies: usize) -> Vec<Box<dyn Check>> {
         Box::new(i09_one_start::OneStart::default()),
         Box::new(i11_cancel_and_floor::CancelAndFloor::default()),
         Box::new(i12_one_live::OneLive::default()),
+        Box::new(i13_deleted::Deleted::default()),
         Box::new(i14_converged::Converged),
         Box::new(i15_done::Done::default()),
         Box::new(i16_churn::Churn::default()),
+        Box::new(i17_bounded::Bounded::default()),
+        Box::new(i19_in_turn::InTurn::default()),
         Box::new(i20_copies::Copies),
     ]
 }

@@ -3,32 +3,38 @@
 use clawmesh_protocol::io::Input;
 
 use super::{What, World, net::pair_of};
-use crate::plan::Fault;
+use crate::{plan::Fault, rng::Dice};
 
 /// The end of a fault.
 pub(super) enum Undo {
     Resume(usize, u64),
     Cut(Vec<(usize, usize)>),
+    /// A fault that begins later: the way from this side of a pair stalls.
+    Clog(usize, usize),
     Slow,
     Full(usize, u64),
     Restart(usize, u64),
-    Flap { a: usize, b: usize, left: u32 },
+    Flap {
+        a: usize,
+        b: usize,
+        left: u32,
+    },
 }
 
 impl World {
-    /// A fault strikes, and the next one of its kind is on the way.
-    pub(super) fn strike(&mut self, fault: Fault, every: u64) {
+    /// A fault strikes.
+    pub(super) fn strike(&mut self, no: u32, fault: Fault) {
         if self.calm {
             return;
         }
-        let wait = self.chance.fault.range(every / 2, every * 3 / 2);
-        self.after(wait, What::Fault { fault, every });
+        // Its own stream: what one fault draws does not depend on those before it.
+        self.chance.fault = Dice::split(self.seed, &format!("strike {no}"));
         let alive = self.alive();
         let Some(node) = self.chance.fault.pick(&alive) else { return };
         let name = self.nodes[node].cfg.name.clone();
         self.faults += 1;
         self.count(&format!("fault: {fault:?}"));
-        self.say(|| format!("FAULT {fault:?} (at {name})"));
+        self.say(|| format!("FAULT {no}: {fault:?} (at {name})"));
         match fault {
             Fault::Kill => self.kill_process(node, false, (50, 10_000)),
             Fault::Power => self.kill_process(node, true, (500, 15_000)),
@@ -54,6 +60,15 @@ impl World {
                     let pair = pair_of(node, other).0;
                     if fault == Fault::Reset { self.reset(pair) } else { self.replace(pair) }
                 }
+            }
+            Fault::Bridge | Fault::Ring => self.reshape(fault, node),
+            Fault::Swizzle => self.swizzle(node),
+            Fault::Sleep => self.sleep(node),
+            Fault::SlowCpu => {
+                self.nodes[node].slow_until = self.now + self.chance.fault.range(500, 15_000);
+            }
+            Fault::ClockJump => {
+                self.nodes[node].skew = self.chance.fault.range(0, 2 * super::node::JUMP_MS);
             }
             Fault::Slow => {
                 self.slow = self.chance.fault.range(3, 40);
@@ -124,6 +139,41 @@ impl World {
         self.undo_in(lo, hi, Undo::Cut(cuts));
     }
 
+    /// Cuts all links but those of a bridge or a ring.
+    fn reshape(&mut self, fault: Fault, node: usize) {
+        let n = self.nodes.len();
+        let side: Vec<bool> = (0..n).map(|_| self.chance.fault.percent(50)).collect();
+        let joined = |a: usize, b: usize| match fault {
+            Fault::Bridge => side[a] == side[b] || a == node || b == node,
+            _ => a.abs_diff(b) == 1 || a.abs_diff(b) == n - 1,
+        };
+        let pairs = (0..n).flat_map(|a| (0..n).map(move |b| (a, b)));
+        let cuts: Vec<_> = pairs.filter(|(a, b)| a != b && !joined(*a, *b)).map(|(a, b)| pair_of(a, b)).collect();
+        for (pair, side) in &cuts {
+            self.cut(*pair, *side, true);
+        }
+        self.undo_in(1_000, 20_000, Undo::Cut(cuts));
+    }
+
+    /// Clogs the links of a node one after the other, and lets each go at a time of its own.
+    fn swizzle(&mut self, node: usize) {
+        for (pair, side) in self.pairs_of(node) {
+            let (from, to) = (self.chance.fault.range(0, 3_000), self.chance.fault.range(3_000, 12_000));
+            let cut = vec![(pair, side)];
+            self.after(from, What::Undo(Undo::Clog(pair, side)));
+            self.after(to, What::Undo(Undo::Cut(cut)));
+        }
+    }
+
+    /// A machine sleeps; what is left of the storm may be shorter, then it wakes in peace.
+    fn sleep(&mut self, node: usize) {
+        let life = self.nodes[node].life;
+        self.stop_process(node, true);
+        // Nothing on the way outlives the sleep: its sockets have timed out.
+        let left = self.storm_ends.saturating_sub(self.now).max(5_000);
+        self.undo_in(5_000, left, Undo::Resume(node, life));
+    }
+
     fn leave(&mut self, node: usize) {
         if self.nodes[node].leaving {
             return;
@@ -153,6 +203,11 @@ impl World {
                 if !self.calm {
                     self.say(|| "MENDED".to_owned());
                     cuts.into_iter().for_each(|(pair, side)| self.cut(pair, side, false));
+                }
+            }
+            Undo::Clog(pair, side) => {
+                if !self.calm {
+                    self.cut(pair, side, true);
                 }
             }
             Undo::Slow => self.slow = 1,
@@ -185,6 +240,7 @@ impl World {
         for node in 0..self.nodes.len() {
             self.nodes[node].fuse = None;
             self.nodes[node].loops = 0;
+            self.nodes[node].slow_until = 0;
             self.stall_disk(node, 0);
             self.stop_process(node, false);
             if self.nodes[node].core.is_some() {

@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 
 use clawmesh_protocol::{
-    codec,
+    codec::{self, Ext},
     face::{Command, NewTask, Query, Refusal, Reply},
-    ids::{Hash, TaskId},
+    ids::{Hash, Peer, TaskId},
     io::Input,
     spec::{Data, INLINE_MAX, Need, OnLost, OnSplit, Priority, Spec, Strategy, split},
 };
 
 use super::{What, World, node::SKILLS};
 use crate::oracle::Fact;
+
+/// A field that this version does not know.
+const NEW_FIELD: u64 = 900;
 
 /// What the users know.
 #[derive(Default)]
@@ -66,11 +69,12 @@ impl World {
             }
             88..91 => self.ask(node, Ask::Other, Command::Status),
             91..93 => self.ask(node, Ask::Other, Command::Skills),
-            93..95 => {
+            93 => {
                 let s = self.chance.load.pick(Strategy::ALL).unwrap_or_default();
                 self.ask(node, Ask::Other, Command::SetStrategy(s));
             }
-            95 => self.ask(node, Ask::Other, Command::Adopt),
+            94 => self.ask(node, Ask::Other, Command::Adopt),
+            95 => self.forget_gone(node),
             96..98 => {
                 let on = self.chance.load.percent(40);
                 self.ask(node, Ask::Other, Command::Drain(on));
@@ -109,8 +113,14 @@ impl World {
             return again;
         }
         let new = self.wish();
-        let (need, work) = split(&new).ok()?;
+        let (mut need, work) = split(&new).ok()?;
+        if self.chance.load.permille(self.plan.newer) {
+            // A field of a later version: number 900, the text "new".
+            need.ext = Ext(vec![(NEW_FIELD, b"\x63new".to_vec())]);
+        }
         let payload = if work.len() > INLINE_MAX {
+            // What would make the record too large is stored beside it.
+            self.count("rule: D2");
             let h = Hash::of(&work);
             self.nodes[node].blobs.insert(h);
             if let Ok(w) = codec::decode(&work) {
@@ -204,6 +214,34 @@ impl World {
             self.load.next += 1;
             let req = self.load.next;
             self.give(node, Input::Command(req, Command::Forget(r)));
+        }
+    }
+
+    /// V1: what this version does not understand is still there at the end.
+    pub(super) fn unknown_kept(&mut self) {
+        let mut kept = 0;
+        let mut lost = None;
+        for r in self.nodes.iter().filter_map(|n| n.core.as_ref()).flat_map(|c| c.mesh.records()) {
+            let Some(t) = self.load.tasks.get(&r.id) else { continue };
+            if t.need.ext != r.need.ext && r.spec_hash != Hash::default() {
+                lost = Some(r.id);
+            } else if !t.need.ext.0.is_empty() {
+                kept += 1;
+            }
+        }
+        if let Some(id) = lost {
+            self.complain("V1", 0, format!("{id:?} has lost a field that this version does not know"));
+        }
+        if kept > 0 {
+            self.count_many("rule: V1", kept);
+        }
+    }
+
+    /// A machine that is gone for good is forgotten by an operator (G4).
+    pub(super) fn forget_gone(&mut self, node: usize) {
+        let gone: Vec<Peer> = self.nodes.iter().filter(|n| n.gone).map(|n| n.cfg.peer).collect();
+        if let Some(p) = self.chance.load.pick(&gone) {
+            self.ask(node, Ask::Other, Command::ForgetNode(p));
         }
     }
 

@@ -3,10 +3,13 @@
 
 mod faults;
 mod load;
+mod measure;
 mod net;
 mod node;
 mod trace;
 mod work;
+
+pub(crate) use measure::of_election;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -53,10 +56,19 @@ enum What {
     Fetched { node: usize, life: u64, hash: Hash, len: u64, from: Vec<Peer> },
     Boot { node: usize },
     Crash { node: usize, life: u64, power: bool },
-    Fault { fault: Fault, every: u64 },
+    Fault { no: u32, fault: Fault },
     Undo(faults::Undo),
     Command,
     Look,
+}
+
+/// Counts what is said, when somebody asks.
+#[derive(Default)]
+pub(super) struct Meter {
+    /// Messages of elections, by name.
+    pub(super) messages: BTreeMap<&'static str, u64>,
+    /// Encoded bytes of everything, once per receiver.
+    pub(super) bytes: u64,
 }
 
 /// The streams of chance, one per concern.
@@ -91,7 +103,7 @@ pub struct Report {
 }
 
 /// A broken promise.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Violation {
     /// The invariant: `I1` to `I20`, or `core`, `panic`, `livelock`.
     pub rule: String,
@@ -105,6 +117,7 @@ pub struct Violation {
 
 /// One world.
 pub(crate) struct World {
+    seed: u64,
     plan: Plan,
     now: u64,
     order: u64,
@@ -130,11 +143,12 @@ pub(crate) struct World {
     destroyed: usize,
     load: load::Load,
     works: BTreeMap<Hash, Work>,
+    meter: Option<Meter>,
 }
 
 impl World {
     /// The world of a seed; `trace` gets a line for everything that happens.
-    pub(crate) fn new(seed: u64, fixed: Fixed, trace: Option<Box<dyn Write + Send>>) -> Self {
+    pub(crate) fn new(seed: u64, fixed: &Fixed, trace: Option<Box<dyn Write + Send>>) -> Self {
         let plan = Plan::draw(seed, fixed);
         let mut chance = Chance {
             net: Dice::split(seed, "net"),
@@ -148,6 +162,7 @@ impl World {
         let peers: Vec<Peer> = nodes.iter().map(|n| n.cfg.peer).collect();
         let pairs = net::Pair::all(plan.nodes);
         let mut w = Self {
+            seed,
             now: START_MS,
             order: 0,
             queue: BTreeMap::new(),
@@ -171,6 +186,7 @@ impl World {
             destroyed: 0,
             load: load::Load::default(),
             works: BTreeMap::new(),
+            meter: None,
             plan,
         };
         w.open();
@@ -185,16 +201,17 @@ impl World {
             let delay = if late { self.chance.fault.range(1_000, self.plan.storm_ms) } else { self.chance.fault.range(0, 200) };
             self.after(delay, What::Boot { node: n });
         }
-        for (fault, every) in self.plan.faults.clone() {
-            let first = self.chance.fault.range(500, every);
-            self.after(first, What::Fault { fault, every });
+        for s in self.plan.strikes.clone() {
+            self.after(s.at, What::Fault { no: s.no, fault: s.fault });
         }
-        self.after(200, What::Command);
+        if self.plan.tasks > 0 {
+            self.after(200, What::Command);
+        }
         self.after(self.plan.storm_ms, What::Look);
     }
 
     /// Runs to the end and reports.
-    pub(crate) fn run(mut self, seed: u64) -> Report {
+    pub(crate) fn run(mut self) -> Report {
         while !self.done && self.violation.is_none() {
             let Some(((at, _), what)) = self.queue.pop_first() else { break };
             self.now = self.now.max(at);
@@ -203,10 +220,13 @@ impl World {
                 self.complain("livelock", 0, format!("{STEPS_MAX} steps were not enough"));
             }
         }
+        for node in 0..self.nodes.len() {
+            self.count_rules(node);
+        }
         let counts: Vec<u8> = self.seen.iter().flat_map(|(k, v)| k.bytes().chain(v.to_le_bytes())).collect();
         self.hash.update(&counts);
         Report {
-            seed,
+            seed: self.seed,
             violation: self.violation,
             hash: self.hash.finalize().to_hex()[..16].to_owned(),
             virtual_ms: self.now - START_MS,
@@ -235,7 +255,7 @@ impl World {
                     self.come_back(node, 100, 8_000);
                 }
             }
-            What::Fault { fault, every } => self.strike(fault, every),
+            What::Fault { no, fault } => self.strike(no, fault),
             What::Undo(u) => self.undo(u),
             What::Command => self.command(),
             What::Look => self.look(),
@@ -275,11 +295,24 @@ impl World {
     }
 
     fn count(&mut self, what: &str) {
+        self.count_many(what, 1);
+    }
+
+    fn count_many(&mut self, what: &str, n: u64) {
         match self.seen.get_mut(what) {
-            Some(n) => *n += 1,
+            Some(old) => *old += n,
             None => {
-                self.seen.insert(what.to_owned(), 1);
+                self.seen.insert(what.to_owned(), n);
             }
+        }
+    }
+
+    /// Takes down which rules fired in the life of a node that ends.
+    fn count_rules(&mut self, node: usize) {
+        let Some(c) = &self.nodes[node].core else { return };
+        let fired: Vec<_> = c.mesh.fired().iter().filter(|(_, n)| *n > 0).collect();
+        for (rule, n) in fired {
+            self.count_many(&format!("rule: {rule:?}"), n);
         }
     }
 
@@ -296,6 +329,7 @@ impl World {
         self.looks = if rest { self.looks + 1 } else { 0 };
         if self.looks >= self.plan.looks {
             self.done = true;
+            self.unknown_kept();
             self.count("end: at rest");
         } else if self.now > (self.storm_ends + self.plan.peace_ms).max((self.progress + PROGRESS_MS).min(self.storm_ends + OVERTIME_MS)) {
             self.done = true;
@@ -332,6 +366,7 @@ impl World {
                 root: p.root,
                 count: p.count,
                 outbox_open: p.outbox_open,
+                backlog: mesh.backlog(),
             });
         }
         if let Some(m) = table {

@@ -13,7 +13,7 @@ use clawmesh_protocol::{
     message::{Gossip, Message},
 };
 
-use super::{What, World};
+use super::{What, World, node::Ending, of_election};
 use crate::oracle::Fact;
 
 /// Silence after which an end says so, ms; the heartbeat's phase adds up to [`PHASE_MS`].
@@ -97,6 +97,12 @@ impl World {
         };
         if t == from {
             return self.complain("core", from, format!("sends {} to itself", msg.name()));
+        }
+        if let Some(m) = &mut self.meter {
+            m.bytes += codec::encode(&msg).len() as u64;
+            if of_election(&msg) {
+                *m.messages.entry(msg.name()).or_default() += 1;
+            }
         }
         let msg = self.through_codec(from, msg);
         let (pair, side) = pair_of(from, t);
@@ -353,16 +359,18 @@ impl World {
         (0..self.nodes.len()).filter(|n| *n != node).map(|n| pair_of(node, n)).collect()
     }
 
-    /// A process is gone.  Its host resets the connections, unless it lost power too.
-    pub(super) fn links_down(&mut self, node: usize, power: bool) {
+    /// A process is gone.  Its host ends the connections, unless it lost power too.
+    pub(super) fn links_down(&mut self, node: usize, how: Ending) {
         for (pair, side) in self.pairs_of(node) {
             let p = &mut self.pairs[pair];
             p.watch[side] = None;
             p.silent[side] = false;
             p.told[side] = None;
-            p.wire[side].clear();
+            if how != Ending::Exit {
+                p.wire[side].clear();
+            }
             if let Some(conn) = p.open[side].take()
-                && !power
+                && how != Ending::Power
                 && p.flows()
             {
                 self.enqueue(pair, side, conn, Packet::Close);
@@ -383,30 +391,40 @@ impl World {
 
     /// Floods a gossip message over the links that are up.
     pub(super) fn publish(&mut self, from: usize, gossip: Gossip) {
+        let size = if self.meter.is_some() { codec::encode(&gossip).len() as u64 } else { 0 };
         let gossip = Arc::new(gossip);
         let author = self.nodes[from].cfg.peer;
-        let mut reached: Vec<Option<u64>> = vec![None; self.nodes.len()];
-        reached[from] = Some(0);
-        let mut front = VecDeque::from([from]);
-        while let Some(u) = front.pop_front() {
-            for v in 0..self.nodes.len() {
-                if reached[v].is_some() || v == u {
-                    continue;
-                }
+        // Whom it has not reached yet: in a whole mesh the first hop reaches all.
+        let mut rest: Vec<usize> = (0..self.nodes.len()).filter(|v| *v != from && self.nodes[*v].core.is_some()).collect();
+        let mut front = VecDeque::from([(from, 0)]);
+        while let Some((u, since)) = front.pop_front() {
+            if rest.is_empty() {
+                return;
+            }
+            let mut left = Vec::new();
+            for v in std::mem::take(&mut rest) {
                 let (pair, side) = pair_of(u, v);
                 let p = &self.pairs[pair];
-                let open = p.connected() && p.cut[side] == 0 && self.nodes[v].core.is_some();
+                let open = p.connected() && p.cut[side] == 0;
                 if !open || (!self.calm && self.chance.net.permille(self.plan.gossip_loss)) {
+                    left.push(v);
                     continue;
                 }
-                let at = reached[u].unwrap_or(0) + self.delay();
-                reached[v] = Some(at);
+                let at = since + self.delay();
+                if let Some(m) = &mut self.meter {
+                    m.bytes += size;
+                }
                 let life = self.nodes[v].life;
+                if !self.calm && self.chance.net.permille(self.plan.gossip_twice) {
+                    let again = at + self.chance.net.range(1, 2_000);
+                    self.after(again, What::Gossip { node: v, life, from: author, gossip: gossip.clone() });
+                }
                 self.after(at, What::Gossip { node: v, life, from: author, gossip: gossip.clone() });
                 if !self.nodes[v].paused {
-                    front.push_back(v);
+                    front.push_back((v, at));
                 }
             }
+            rest = left;
         }
     }
 }

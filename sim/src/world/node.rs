@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use clawmesh_protocol::{
-    config::{BACKOFF_MAX_MS, Config, PROTO, WAKE_MAX_MS},
+    config::{BACKOFF_MAX_MS, Config, WAKE_MAX_MS},
     face::{Facts, Reply},
     gate::Gate,
     ids::{Attempt, Hash, Peer, TaskId},
@@ -24,6 +24,10 @@ use crate::{
     rng::Dice,
 };
 
+/// A wall clock jumps within this from the right time, ms.
+pub(super) const JUMP_MS: u64 = 3_600_000;
+/// A clock that is right, in parts per million.
+const DRIFT_ZERO: u64 = 1_000_000;
 /// The core's own checks run after every so many steps.
 const CHECK_EVERY: u64 = 16;
 /// Skills that exist in the world; each node offers some.
@@ -52,8 +56,26 @@ pub(super) struct Node {
     pub(super) fuse: Option<u64>,
     /// Deaths soon after a start that are still to come.
     pub(super) loops: u32,
-    skew: u64,
+    /// It handles a `Release`.
+    releasing: bool,
+    /// It handles everything late until then, ms.
+    pub(super) slow_until: u64,
+    /// Its wall clock, ms before or after [`WALL_MS`].
+    pub(super) skew: u64,
+    /// Its clocks' error, parts per million; above and below [`DRIFT_ZERO`].
+    drift: u64,
     booting: bool,
+}
+
+/// How a process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// In order: what it has sent is on its way.
+    Exit,
+    /// Killed: its host resets the connections.
+    Kill,
+    /// With its machine: nobody is told.
+    Power,
 }
 
 /// A running process.
@@ -131,7 +153,8 @@ impl Node {
             version: "sim".into(),
             replicas: plan.replicas,
             copies: plan.copies,
-            proto: PROTO,
+            tune: plan.tune,
+            proto: plan.proto,
             timing: plan.timing,
         };
         Self {
@@ -151,6 +174,9 @@ impl Node {
             leaving: false,
             fuse: None,
             loops: 0,
+            releasing: false,
+            slow_until: 0,
+            drift: DRIFT_ZERO + dice.range(0, 2 * plan.drift_ppm) - plan.drift_ppm,
             skew: dice.range(0, plan.skew_ms),
             booting: false,
         }
@@ -159,6 +185,14 @@ impl Node {
     /// A boot that is far off is brought forward.
     pub(super) fn booting_now(&mut self) {
         self.booting = false;
+    }
+
+    /// What its clock says at this time of the world, and the other way round.
+    fn local(&self, ms: u64) -> u64 {
+        (u128::from(ms) * u128::from(self.drift) / u128::from(DRIFT_ZERO)) as u64
+    }
+    fn world(&self, ms: u64) -> u64 {
+        (u128::from(ms) * u128::from(DRIFT_ZERO)).div_ceil(u128::from(self.drift)) as u64
     }
 
     /// It could run this task if it had room.
@@ -176,7 +210,7 @@ impl World {
     pub(super) fn now_at(&self, node: usize) -> Now {
         let n = &self.nodes[node];
         let zero = n.core.as_ref().map_or(0, |c| c.zero);
-        Now { ms: self.now - zero, wall_ms: WALL_MS + self.now + n.skew }
+        Now { ms: n.local(self.now) - zero, wall_ms: WALL_MS + n.local(self.now) + n.skew }
     }
 
     /// Starts a node's process on what its disk holds.
@@ -208,9 +242,9 @@ impl World {
         };
         let (store, boot) = (n.store, n.boot);
         // The zero of a boot's clock is arbitrary.
-        let zero = self.chance.core.range(0, super::START_MS);
+        let zero = self.chance.core.range(0, super::START_MS / 2);
         let seed = self.chance.core.bits();
-        let now = Now { ms: self.now - zero, wall_ms: WALL_MS + self.now + n.skew };
+        let now = Now { ms: n.local(self.now) - zero, wall_ms: WALL_MS + n.local(self.now) + n.skew };
         let mut out = Vec::new();
         let mesh = Mesh::new(n.cfg.clone(), recovered, now, seed, &mut out);
         // Differs from any real one, so that the first look is reported.
@@ -236,8 +270,15 @@ impl World {
         }
     }
 
-    /// The process ends at once.  Of what its disk had not confirmed, a prefix is there.
+    /// The process ends at once.
     pub(super) fn crash(&mut self, node: usize, power: bool) {
+        self.end_process(node, if power { Ending::Power } else { Ending::Kill });
+    }
+
+    /// The process ends.  Of what its disk had not confirmed, a prefix is there.
+    fn end_process(&mut self, node: usize, how: Ending) {
+        let power = how == Ending::Power;
+        self.count_rules(node);
         let n = &mut self.nodes[node];
         if n.core.take().is_none() {
             return;
@@ -256,7 +297,7 @@ impl World {
         self.say(|| format!("{name} CRASH{} (disk holds #{upto})", if power { " (power)" } else { "" }));
         self.see(node, Fact::Down(upto));
         self.forget_users(node);
-        self.links_down(node, power);
+        self.links_down(node, how);
     }
 
     pub(super) fn come_back(&mut self, node: usize, lo: u64, hi: u64) {
@@ -318,9 +359,10 @@ impl World {
             return;
         }
         self.step(node, input);
-        if self.plan.busy > 0 && !self.calm && self.chance.net.permille(self.plan.busy) {
+        let slow = self.nodes[node].slow_until > self.now;
+        if !self.calm && (slow || self.plan.busy > 0) && self.chance.net.permille(if slow { 300 } else { self.plan.busy }) {
             self.stop_process(node, true);
-            let (d, life) = (self.chance.net.range(1, 400), self.nodes[node].life);
+            let (d, life) = (self.chance.net.range(1, if slow { 60 } else { 400 }), self.nodes[node].life);
             self.after(d, What::Undo(super::faults::Undo::Resume(node, life)));
         }
     }
@@ -341,6 +383,7 @@ impl World {
             Input::Message(_, Message::Kill(k)) => Some((k.id, k.attempt)),
             _ => None,
         };
+        self.nodes[node].releasing = matches!(input, Input::Message(_, Message::Release(_)));
         let Some(c) = &mut self.nodes[node].core else { return };
         let mut out = Vec::new();
         c.mesh.handle(now, input, &mut out);
@@ -390,8 +433,14 @@ impl World {
 
     fn pass(&mut self, node: usize, out: Vec<Output>) {
         let mut ready = Vec::new();
+        let mut held = 0;
         if let Some(c) = &mut self.nodes[node].core {
+            let before = c.gate.len();
             c.gate.pass(out, &mut ready);
+            held = c.gate.len().saturating_sub(before);
+        }
+        if held > 0 {
+            self.count_many("rule: D1", held as u64);
         }
         self.apply(node, ready);
         self.keep_awake(node);
@@ -441,8 +490,9 @@ impl World {
             }
             Output::WakeAt(ms) => {
                 let zero = self.nodes[node].core.as_ref().map_or(0, |c| c.zero);
+                let at = self.nodes[node].world(ms.saturating_add(zero));
                 if let Some(c) = &mut self.nodes[node].core {
-                    c.wake = Some(ms + zero);
+                    c.wake = Some(at);
                 }
             }
         }
@@ -457,7 +507,8 @@ impl World {
                 self.complain("core", node, format!("a value of {} bytes is above 4 KiB (D2)", v.len()));
             }
         }
-        self.see(node, Fact::Batch(Arc::new(Parsed::of(&b))));
+        let released = self.nodes[node].releasing;
+        self.see(node, Fact::Batch(Arc::new(Parsed { released, ..Parsed::of(&b) })));
         self.nodes[node].disk.queue.push_back(b);
         self.flush(node);
     }
@@ -596,7 +647,7 @@ impl World {
     /// An ordered stop after `Leave`.
     pub(super) fn left(&mut self, node: usize) {
         self.count("sometimes: a node left in order");
-        self.crash(node, false);
+        self.end_process(node, Ending::Exit);
         self.come_back(node, 1_000, 15_000);
     }
 
