@@ -265,7 +265,9 @@ impl Mesh {
         if !c.serving() {
             return;
         }
-        self.release_submits(need);
+        if self.open_rules() {
+            self.release_submits(need);
+        }
         let (open, most) = (self.open_rules(), if self.by_majority() { self.majority_upto() } else { u64::MAX });
         let Some(c) = &mut self.co else { return };
         let mut acked: Vec<u64> = c.holders().map(|(_, f)| f.acked).collect();
@@ -292,6 +294,10 @@ impl Mesh {
                 }
             }
         }
+        if !self.open_rules() {
+            // An outbox is no vote: here an acknowledgement is an effect like any other.
+            self.release_submits(1);
+        }
         let Some(c) = &self.co else { return };
         if let Some((_, t)) = c.fewer.filter(|_| c.stable < c.seq) {
             self.wake_at((t + T_FEWER_MS).max(now + 1));
@@ -299,9 +305,7 @@ impl Mesh {
     }
 
     fn release_submits(&mut self, need: usize) {
-        // In quorum mode the outbox of an origin counts for nothing: it may be on the other side of the next split.
         let most = if self.by_majority() { self.majority_upto() } else { u64::MAX };
-        let need = if self.open_rules() { need } else { 1 };
         loop {
             let Some(c) = &mut self.co else { return };
             let Some((&seq, ids)) = c.submits.first_key_value() else { return };

@@ -4,6 +4,7 @@
 
 use clawmesh_protocol::{
     ids::{Origin, Peer, TaskId},
+    quorum::MeshConfig,
     record::{Rec, decode_rec},
 };
 
@@ -18,6 +19,8 @@ pub(crate) enum Item {
     Outbox(TaskId),
     /// The origin forgets this task.
     OutboxGone(TaskId),
+    /// The voters of the mesh.
+    Config(Box<MeshConfig>),
     /// Something the oracle does not count.
     Other,
 }
@@ -33,6 +36,7 @@ pub(crate) fn item(key: &[u8], value: Option<&[u8]>) -> Item {
         (Some(b't'), Some(id), None) => Item::RecGone(id),
         (Some(b'o'), Some(id), Some(_)) => Item::Outbox(id),
         (Some(b'o'), Some(id), None) => Item::OutboxGone(id),
+        (Some(b'q'), None, Some(v)) => clawmesh_protocol::codec::decode(v).map_or(Item::Other, |q| Item::Config(Box::new(q))),
         _ => Item::Other,
     }
 }

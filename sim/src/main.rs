@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write, stderr, stdout};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clawmesh_sim::{
     plan::{Fixed, Plan, Profile},
     run::{self, Report, Summary},
@@ -64,11 +64,20 @@ struct WorldArgs {
     /// Which family of worlds.
     #[arg(long, value_enum, default_value_t)]
     profile: Profile,
+    /// Fix the mode instead of drawing it: with voters, or without.
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Mode {
+    Open,
+    Quorum,
 }
 
 impl WorldArgs {
     fn fixed(&self) -> Fixed {
-        Fixed { nodes: self.nodes.map(|n| n as usize), profile: self.profile }
+        Fixed { nodes: self.nodes.map(|n| n as usize), profile: self.profile, voters: self.mode.map(|m| matches!(m, Mode::Quorum)) }
     }
     fn flags(&self) -> String {
         let nodes = self.nodes.map(|n| format!(" --nodes {n}")).unwrap_or_default();
@@ -76,7 +85,12 @@ impl WorldArgs {
             Profile::Mixed => String::new(),
             p => format!(" --profile {}", format!("{p:?}").to_lowercase()),
         };
-        nodes + &profile
+        let mode = match self.mode {
+            Some(Mode::Open) => " --mode open",
+            Some(Mode::Quorum) => " --mode quorum",
+            None => "",
+        };
+        nodes + &profile + mode
     }
 }
 

@@ -10,6 +10,7 @@ use clawmesh_protocol::{
     ids::{Attempt, Epoch, Hash, Peer, TaskId},
     io::{Batch, Event},
     message::Message,
+    quorum::MeshConfig,
     record::{End, Rec},
 };
 
@@ -86,6 +87,8 @@ pub struct Parsed {
     pub outbox: Vec<TaskId>,
     /// Tasks dropped from it.
     pub outbox_dels: Vec<TaskId>,
+    /// The voters, when they were written.
+    pub config: Option<Arc<MeshConfig>>,
 }
 
 impl Parsed {
@@ -102,6 +105,7 @@ impl Parsed {
                 Item::RecGone(id) => p.dels.push(id),
                 Item::Outbox(id) => p.outbox.push(id),
                 Item::OutboxGone(id) => p.outbox_dels.push(id),
+                Item::Config(q) => p.config = Some(Arc::new(*q)),
                 Item::Other => {}
             }
         }
@@ -163,6 +167,8 @@ pub struct Disk {
     pub recs: BTreeMap<TaskId, Arc<Rec>>,
     /// Durable outbox.
     pub outbox: BTreeSet<TaskId>,
+    /// Durable voters.
+    pub config: Option<Arc<MeshConfig>>,
     /// Handed over, not durable.
     pub pending: VecDeque<Arc<Parsed>>,
     /// It can't come back.
@@ -187,6 +193,9 @@ impl Disk {
             }
             for id in &p.outbox_dels {
                 self.outbox.remove(id);
+            }
+            if p.config.is_some() {
+                self.config.clone_from(&p.config);
             }
         }
         touched
@@ -216,6 +225,11 @@ impl Disks {
     /// Which node has this key.
     pub fn node(&self, peer: Peer) -> Option<usize> {
         self.peers.iter().position(|p| *p == peer)
+    }
+    /// The voters that a node goes by: the last that it has written.
+    pub fn config(&self, node: usize) -> Option<&Arc<MeshConfig>> {
+        let d = self.now.get(node)?;
+        d.pending.iter().rev().find_map(|p| p.config.as_ref()).or(d.config.as_ref())
     }
     /// Takes one line of the log in.
     pub fn see(&mut self, e: &Entry) {

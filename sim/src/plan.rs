@@ -32,6 +32,8 @@ pub struct Fixed {
     pub nodes: Option<usize>,
     /// Family of worlds.
     pub profile: Profile,
+    /// With voters, or without.
+    pub voters: Option<bool>,
 }
 
 /// A kind of fault.  Each has a mean time between two of it, for the whole mesh.
@@ -163,6 +165,8 @@ pub struct Plan {
     pub quarantine: bool,
     /// Wall clocks differ by up to this, ms.
     pub skew_ms: u64,
+    /// Quorum mode: mean time between two wishes of the operator, ms.
+    pub voters_every_ms: Option<u64>,
 }
 
 impl Plan {
@@ -210,14 +214,23 @@ impl Plan {
             late: if d.percent(50) { 0 } else { d.range(10, 60) },
             quarantine: d.percent(20),
             skew_ms: if d.percent(50) { 0 } else { 3_600_000 },
+            voters_every_ms: Self::voters(seed, fixed),
         }
+    }
+
+    /// Four of ten worlds have voters.  A stream of chance of its own, so that the rest of a world does not depend on it.
+    fn voters(seed: u64, fixed: Fixed) -> Option<u64> {
+        let mut d = Dice::split(seed, "mode");
+        let (drawn, every) = (d.percent(40), d.range(2_000, 20_000));
+        fixed.voters.unwrap_or(drawn).then_some(every)
     }
 
     /// One line for people.
     pub fn line(&self) -> String {
         let faults: Vec<String> = self.faults.iter().map(|(f, ms)| format!("{f:?}/{:.0}s", *ms as f64 / 1e3)).collect();
         format!(
-            "nodes {} K {} d {} tasks {} storm {} s lost_after {} ms delay {:?} gossip loss {} fsync {:?} busy {} late {} faults [{}]",
+            "{}nodes {} K {} d {} tasks {} storm {} s lost_after {} ms delay {:?} gossip loss {} fsync {:?} busy {} late {} faults [{}]",
+            if self.voters_every_ms.is_some() { "quorum " } else { "" },
             self.nodes,
             self.replicas,
             self.copies,

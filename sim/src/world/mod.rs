@@ -6,6 +6,7 @@ mod load;
 mod net;
 mod node;
 mod trace;
+mod voters;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +17,7 @@ use clawmesh_protocol::{
     ids::{Attempt, Hash, Peer, TaskId},
     io::Input,
     message::Gossip,
+    quorum::MeshConfig,
     spec::Work,
 };
 
@@ -58,6 +60,7 @@ enum What {
     Fault { fault: Fault, every: u64 },
     Undo(faults::Undo),
     Command,
+    Operate,
     Look,
 }
 
@@ -69,6 +72,7 @@ struct Chance {
     load: Dice,
     work: Dice,
     core: Dice,
+    voters: Dice,
 }
 
 /// What a run found.
@@ -132,6 +136,8 @@ pub(crate) struct World {
     destroyed: usize,
     load: load::Load,
     works: BTreeMap<Hash, Work>,
+    /// Sets of voters that some disk has, oldest first.
+    sets: Vec<Arc<MeshConfig>>,
 }
 
 impl World {
@@ -145,6 +151,7 @@ impl World {
             load: Dice::split(seed, "load"),
             work: Dice::split(seed, "work"),
             core: Dice::split(seed, "core"),
+            voters: Dice::split(seed, "voters"),
         };
         let nodes: Vec<node::Node> = (0..plan.nodes).map(|n| node::Node::new(n, &plan, &mut chance.core)).collect();
         let peers: Vec<Peer> = nodes.iter().map(|n| n.cfg.peer).collect();
@@ -173,6 +180,7 @@ impl World {
             destroyed: 0,
             load: load::Load::default(),
             works: BTreeMap::new(),
+            sets: Vec::new(),
             plan,
         };
         w.open();
@@ -192,6 +200,10 @@ impl World {
             self.after(first, What::Fault { fault, every });
         }
         self.after(200, What::Command);
+        if let Some(every) = self.plan.voters_every_ms {
+            let first = self.chance.voters.range(500, every.min(6_000));
+            self.after(first, What::Operate);
+        }
         self.after(self.plan.storm_ms, What::Look);
     }
 
@@ -240,6 +252,7 @@ impl World {
             What::Fault { fault, every } => self.strike(fault, every),
             What::Undo(u) => self.undo(u),
             What::Command => self.command(),
+            What::Operate => self.operate(),
             What::Look => self.look(),
         }
     }
@@ -336,6 +349,9 @@ impl World {
                 outbox_open: p.outbox_open,
             });
         }
+        if let Some(v) = table.and_then(Mesh::quorum_view) {
+            q.replicas = self.full_tables(&v);
+        }
         if let Some(m) = table {
             q.table = m.records().map(|r| (r.id, Arc::new(r.clone()))).collect();
         }
@@ -348,7 +364,8 @@ impl World {
         let lives = |n: &usize| self.nodes.get(*n).is_some_and(|n| n.core.is_some() && n.store == id.origin.store);
         Due {
             id,
-            able: self.has_input(t) && self.nodes.iter().any(|n| n.core.is_some() && n.able(&t.need))
+            able: self.has_input(t)
+                && self.nodes.iter().enumerate().any(|(i, n)| n.core.is_some() && n.able(&t.need) && !self.is_witness(i))
                 || t.need.queue_timeout_ms + t.need.total_timeout_ms > 0,
             origin: self.disks.node(id.origin.peer).filter(lives),
         }
