@@ -314,6 +314,9 @@ impl Mesh {
             }
             return self.ack_submit(&s.id);
         }
+        if let Some(refusal) = self.too_open(&spec) {
+            return self.refuse_submit(from, s.id, refusal);
+        }
         if let Some(refusal) = self.reject(&spec).filter(|_| !s.again) {
             return self.refuse_submit(from, s.id, refusal);
         }
@@ -351,16 +354,21 @@ impl Mesh {
         self.send(to, Message::SubmitRefused(m));
     }
 
+    /// S6: in open mode each side of a split would start it.  That does not change: a mesh keeps its voters, and who follows it
+    /// knows them, so nothing that was acknowledged is refused here.
+    fn too_open(&self, spec: &Spec) -> Option<Refusal> {
+        if !spec.need.at_most_once || spec.need.pin.is_some() || !self.open_rules() {
+            return None;
+        }
+        let message = "an at-most-once task must be pinned to one node (--node NAME), or the mesh needs voters ('clawmesh quorum init'): \
+                       in open mode only that node's own log can promise it";
+        Some(Refusal::Invalid { message: message.into() })
+    }
+
     /// What can be known to be wrong at once.
     fn reject(&self, spec: &Spec) -> Option<Refusal> {
         if let Some(p) = spec.need.pin.filter(|p| *p != self.me && self.view.get(p).is_none()) {
             return Some(Refusal::Invalid { message: format!("no node {p} is known: 'clawmesh nodes' lists them") });
-        }
-        if spec.need.at_most_once && spec.need.pin.is_none() && self.open_rules() {
-            // S6: each side of a split would start it.
-            let message = "an at-most-once task must be pinned to one node (--node NAME), or the mesh needs voters ('clawmesh quorum init'): \
-                           in open mode only that node's own log can promise it";
-            return Some(Refusal::Invalid { message: message.into() });
         }
         if spec.need.kind != Kind::Skill {
             return None;

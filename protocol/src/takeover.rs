@@ -264,7 +264,7 @@ impl Mesh {
 
     /// T3, T4, T5: joins a pulled record with ours.
     fn merge(&mut self, theirs: Rec, bytes: Vec<u8>) {
-        if !self.open_rules() {
+        if self.voted_epoch() {
             return self.merge_by_majority(theirs, bytes);
         }
         let id = theirs.id;

@@ -265,7 +265,7 @@ impl Mesh {
         if !c.serving() {
             return;
         }
-        if self.open_rules() {
+        if !self.by_majority() {
             self.release_submits(need);
         }
         let (open, most) = (self.open_rules(), if self.by_majority() { self.majority_upto() } else { u64::MAX });
@@ -294,7 +294,7 @@ impl Mesh {
                 }
             }
         }
-        if !self.open_rules() {
+        if self.by_majority() {
             // An outbox is no vote: here an acknowledgement is an effect like any other.
             self.release_submits(1);
         }
@@ -305,7 +305,7 @@ impl Mesh {
     }
 
     fn release_submits(&mut self, need: usize) {
-        let most = if self.by_majority() { self.majority_upto() } else { u64::MAX };
+        let by_majority = self.by_majority();
         loop {
             let Some(c) = &mut self.co else { return };
             let Some((&seq, ids)) = c.submits.first_key_value() else { return };
@@ -319,7 +319,7 @@ impl Mesh {
             if !counted {
                 copies += 1;
             }
-            if (copies as usize) < need || c.copies(seq) == 0 || seq > most {
+            if (copies as usize) < need || c.copies(seq) == 0 || (by_majority && seq > c.stable) {
                 return;
             }
             let epoch = c.epoch;

@@ -78,21 +78,21 @@ mod tests {
 
     #[test]
     fn a_coordinator_that_begins_without_what_was_stable_is_caught() {
-        let stable = |n, node| (node, Fact::Event(Event::Stable { epoch: epoch(n, node), seq: 2, copies: 2, took_ms: 0 }));
-        let serve = |n, node| (node, Fact::Event(Event::Serving(epoch(n, node))));
-        let first = || vec![(0, configured(1, epoch(1, 0), 1, &[0, 1, 2])), (0, batch(2, vec![rec(task(1), epoch(1, 0), 2)]))];
+        let stable = |n, node| (node, Fact::Event(Event::Stable { epoch: voted(n, node), seq: 2, copies: 2, took_ms: 0 }));
+        let serve = |n, node| (node, Fact::Event(Event::Serving(voted(n, node))));
+        let first = || vec![(0, configured(1, voted(1, 0), 1, &[0, 1, 2])), (0, batch(2, vec![rec(task(1), voted(1, 0), 2)]))];
         let run = |second: Vec<Rec>, called_stable: bool| {
             let mut log = first();
             if called_stable {
                 log.push(stable(1, 0));
             }
             log.push((1, batch(1, second)));
-            log.extend([(1, configured(2, epoch(2, 1), 1, &[0, 1, 2])), serve(2, 1)]);
+            log.extend([(1, configured(2, voted(2, 1), 1, &[0, 1, 2])), serve(2, 1)]);
             judge(Successor::default(), log)
         };
-        assert_eq!(run(vec![rec(task(1), epoch(1, 0), 2)], true), None);
+        assert_eq!(run(vec![rec(task(1), voted(1, 0), 2)], true), None);
         assert_eq!(run(vec![], false), None, "nothing was promised");
         assert!(run(vec![], true).is_some());
-        assert!(run(vec![rec(task(1), epoch(1, 0), 1)], true).is_some(), "an older version is not enough");
+        assert!(run(vec![rec(task(1), voted(1, 0), 1)], true).is_some(), "an older version is not enough");
     }
 }

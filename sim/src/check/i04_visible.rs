@@ -70,17 +70,17 @@ mod tests {
     #[test]
     fn an_acknowledged_task_that_the_next_coordinator_lacks_is_caught() {
         let run = |has: bool| {
-            let ack = SubmitAck { id: task(1), copies: 2, epoch: epoch(1, 0), ext: Default::default() };
+            let ack = SubmitAck { id: task(1), copies: 2, epoch: voted(1, 0), ext: Default::default() };
             let mut log = vec![
-                (0, configured(1, epoch(1, 0), 1, &[0, 1, 2])),
-                (0, Fact::Event(Event::Stable { epoch: epoch(1, 0), seq: 2, copies: 2, took_ms: 0 })),
+                (0, configured(1, voted(1, 0), 1, &[0, 1, 2])),
+                (0, Fact::Event(Event::Stable { epoch: voted(1, 0), seq: 2, copies: 2, took_ms: 0 })),
                 (0, Fact::Sent(peer(3), Arc::new(Message::SubmitAck(ack)))),
             ];
             if has {
-                log.push((1, batch(1, vec![rec(task(1), epoch(1, 0), 2)])));
+                log.push((1, batch(1, vec![rec(task(1), voted(1, 0), 2)])));
             }
-            log.push((1, configured(2, epoch(2, 1), 1, &[0, 1, 2])));
-            log.push((1, Fact::Event(Event::Serving(epoch(2, 1)))));
+            log.push((1, configured(2, voted(2, 1), 1, &[0, 1, 2])));
+            log.push((1, Fact::Event(Event::Serving(voted(2, 1)))));
             judge(Visible::default(), log)
         };
         assert_eq!(run(true), None);

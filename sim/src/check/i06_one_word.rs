@@ -68,15 +68,15 @@ mod tests {
     #[test]
     fn two_outcomes_under_voters_are_caught_and_in_open_mode_are_not() {
         let deliver = |n: u64, node, o: Outcome| {
-            let m = Deliver { epoch: epoch(n, node), id: task(1), outcome: o, ext: Default::default() };
+            let m = Deliver { epoch: voted(n, node), id: task(1), outcome: o, ext: Default::default() };
             (node, Fact::Sent(peer(3), Arc::new(Message::Deliver(m))))
         };
         let run = |voters: bool, second: Outcome| {
             let mut log = Vec::new();
             if voters {
-                log.push((0, configured(1, epoch(1, 0), 1, &[0, 1, 2])));
+                log.push((0, configured(1, voted(1, 0), 1, &[0, 1, 2])));
             }
-            log.push((0, batch(2, vec![rec(task(1), epoch(1, 0), 2)])));
+            log.push((0, batch(2, vec![rec(task(1), voted(1, 0), 2)])));
             log.extend([deliver(1, 0, outcome(End::Done, 1)), deliver(2, 1, second)]);
             judge(OneWord::default(), log).is_some()
         };

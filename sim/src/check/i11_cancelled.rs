@@ -47,13 +47,13 @@ mod tests {
     #[test]
     fn an_attempt_after_the_cancel_is_caught() {
         let run = |cancel: bool, known: bool| {
-            let mut r = rec(task(1), epoch(1, 0), 2);
+            let mut r = rec(task(1), voted(1, 0), 2);
             r.cancel = cancel;
             if known {
                 r.live.push(Live { attempt: attempt(1, 1), worker: peer(1), wboot: 1, placed_at: 0, ext: Default::default() });
             }
             let m = Assign {
-                epoch: epoch(1, 0),
+                epoch: voted(1, 0),
                 id: task(1),
                 attempt: attempt(1, 1),
                 wboot: 1,
@@ -63,9 +63,9 @@ mod tests {
                 ext: Default::default(),
             };
             let log = vec![
-                (0, configured(1, epoch(1, 0), 1, &[0, 1, 2])),
+                (0, configured(1, voted(1, 0), 1, &[0, 1, 2])),
                 (0, batch(2, vec![r])),
-                (0, Fact::Event(Event::Stable { epoch: epoch(1, 0), seq: 2, copies: 2, took_ms: 0 })),
+                (0, Fact::Event(Event::Stable { epoch: voted(1, 0), seq: 2, copies: 2, took_ms: 0 })),
                 (0, Fact::Sent(peer(1), Arc::new(Message::Assign(m)))),
             ];
             judge(Cancelled::default(), log).is_some()

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use clawmesh_protocol::{
+    config::VOTED,
     ids::{Epoch, TaskId},
     io::Event,
     quorum::MeshConfig,
@@ -44,18 +45,17 @@ impl Ledger {
         match &e.fact {
             Fact::Batch(p) => {
                 let own = |x: Epoch| disks.node(x.peer) == Some(e.node);
-                if let Some(q) = p.config.as_ref().filter(|q| own(q.ver.epoch)) {
+                if let Some(q) = p.config.as_ref().filter(|q| own(q.ver.epoch) && voted(&q.ver.epoch)) {
                     self.epochs.entry(q.ver.epoch).or_default().configs.insert(q.ver.seq, q.clone());
                 }
-                for (r, _) in p.recs.iter().filter(|(r, _)| own(r.ver.epoch)) {
-                    if let Some(w) = self.epochs.get_mut(&r.ver.epoch) {
-                        w.recs.insert(r.ver.seq, r.clone());
-                    }
+                // What is joined while pulling is written before the epoch begins to serve.
+                for (r, _) in p.recs.iter().filter(|(r, _)| own(r.ver.epoch) && voted(&r.ver.epoch)) {
+                    self.epochs.entry(r.ver.epoch).or_default().recs.insert(r.ver.seq, r.clone());
                 }
             }
             // The voters it begins with: its epoch's first write says them again, if it does as it should.
             Fact::Event(Event::Serving(x)) => {
-                if let Some(q) = disks.config(e.node) {
+                if let Some(q) = disks.config(e.node).filter(|_| voted(x)) {
                     self.epochs.entry(*x).or_default().configs.insert(0, q.clone());
                 }
             }
@@ -79,6 +79,11 @@ impl Ledger {
     pub(super) fn by_majority(&self, x: &Epoch) -> bool {
         self.epochs.contains_key(x)
     }
+}
+
+/// Before it, the first voters are still being settled by the rules of open mode.
+fn voted(x: &Epoch) -> bool {
+    x.n >= VOTED
 }
 
 /// The newest record of a task on a node, on its disk or on the way there.

@@ -77,6 +77,10 @@ pub(crate) mod fixture {
     pub(crate) fn epoch(n: u64, node: usize) -> Epoch {
         Epoch { n, peer: peer(node) }
     }
+    /// An epoch of voters.
+    pub(crate) fn voted(n: u64, node: usize) -> Epoch {
+        epoch(clawmesh_protocol::config::VOTED + n, node)
+    }
     pub(crate) fn task(seq: u64) -> TaskId {
         TaskId { origin: Origin { peer: peer(0), store: 1 }, inc: 1, seq }
     }
