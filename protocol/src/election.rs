@@ -412,7 +412,7 @@ impl Mesh {
         if let Some(q) = &c.config {
             self.adopt_config(q);
         }
-        if !self.accepts(&from, majority) {
+        if !self.accepts(&from, majority) || (c.epoch.n >= VOTED && !majority) {
             return self.send_reject(from);
         }
         self.follow_as(c.epoch, from, majority);

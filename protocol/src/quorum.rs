@@ -129,9 +129,10 @@ impl Mesh {
     }
 
     /// This node may coordinate as far as the voters go: in quorum mode only a voter with the store it was named with
-    /// and no witness.
+    /// and no witness.  Who has promised to voters that it does not know yet can't be one.
     pub(crate) fn may_lead_voters(&self) -> bool {
-        self.quorum.as_ref().is_none_or(|q| q.groups().flatten().any(|v| v.peer == self.me && v.store == self.store && !v.witness))
+        let known = |q: &MeshConfig| q.groups().flatten().any(|v| v.peer == self.me && v.store == self.store && !v.witness);
+        self.quorum.as_ref().map_or(self.side.promised.n < VOTED, known)
     }
 
     /// A node with these voters follows nobody else: `majority` is what the other says of itself.

@@ -631,6 +631,8 @@ impl Mesh {
                 let m = CancelAck { req, id: Some(id.short()), state, refusal: codec::Blob(Vec::new()), ext: Default::default() };
                 self.send(to, Message::CancelAck(m));
             }
+            // Its origin came back meanwhile and insisted (O1): it stands for itself now.
+            Effect::Joined(_, id, _) if self.table.get(&id).is_some() => {}
             Effect::Joined(old, id, to) => {
                 let seq = self.table.get(&old).map(|r| r.ver.seq);
                 let copies = self.co.as_ref().zip(seq).map_or(0, |(c, seq)| c.copies(seq));

@@ -2,9 +2,9 @@
 //! with, of both sets while a change is under way; and nothing is acknowledged before.
 
 use clawmesh_protocol::{
+    ids::{TaskId, Ver},
     message::Message,
     quorum::{MeshConfig, Voter},
-    record::Rec,
 };
 
 use super::{Check, ledger::Ledger};
@@ -16,11 +16,11 @@ pub(super) struct Majority {
     ledger: Ledger,
 }
 
-fn on_majority(q: &MeshConfig, rec: &Rec, disks: &Disks) -> bool {
+fn on_majority(q: &MeshConfig, id: &TaskId, ver: Ver, disks: &Disks) -> bool {
     q.majority(|v: &Voter| {
         let disk = disks.node(v.peer).and_then(|n| disks.now.get(n));
         // What a destroyed one had is not known any more.
-        disk.is_some_and(|d| d.destroyed || (d.store == v.store && d.recs.get(&rec.id).is_some_and(|r| r.ver >= rec.ver)))
+        disk.is_some_and(|d| d.destroyed || (d.store == v.store && d.recs.get(id).is_some_and(|r| r.ver >= ver)))
     })
 }
 
@@ -32,7 +32,7 @@ impl Check for Majority {
         for (seq, r) in self.ledger.see(e, disks) {
             let Some(w) = self.ledger.epochs.get(&r.ver.epoch) else { continue };
             // A change can have come into force since: its joint set was stable, which made this write so, too.
-            if !w.in_force(seq).any(|q| on_majority(q, &r, disks)) {
+            if !w.in_force(seq).any(|q| on_majority(q, &r.id, r.ver, disks)) {
                 return Err(format!("{:?} of {:?} is called stable without a majority of the voters' disks", r.ver, r.id));
             }
         }
@@ -41,7 +41,7 @@ impl Check for Majority {
             && let Some(w) = self.ledger.epochs.get(&a.epoch)
             // In an epoch that had voters from the beginning.
             && w.configs.contains_key(&0)
-            && !w.recs.range(..=w.stable).any(|(_, r)| r.id == a.id)
+            && !w.configs.values().any(|q| on_majority(q, &a.id, Ver { epoch: a.epoch, seq: 0 }, disks))
         {
             return Err(format!("{:?} is acknowledged before it is stable", a.id));
         }
