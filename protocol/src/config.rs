@@ -24,6 +24,9 @@ pub const T_STALL_MS: u64 = 3_000;
 pub const T_FEWER_MS: u64 = 2_000;
 /// Largest step of an epoch's number that is believed (E6).
 pub const POISON_STEP: u64 = 1 << 20;
+/// Epochs claimed by voters are numbered from here: above every epoch of open mode, so that what a majority has settled is
+/// newer than whatever a side did that had not heard of the voters yet (C2).
+pub const VOTED: u64 = 1 << 40;
 /// Size of the council (E2).
 pub const COUNCIL: usize = 8;
 /// Quiet time after a gap of the clock, ms (L1).

@@ -4,7 +4,7 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    config::{BOOT_WAIT_MS, COUNCIL, HB_MS, POISON_STEP, T_ANSWER_MS, T_CLAIM_MS, T_PRE_MS, T_SUSPECT_MS},
+    config::{BOOT_WAIT_MS, COUNCIL, HB_MS, POISON_STEP, T_ANSWER_MS, T_CLAIM_MS, T_PRE_MS, T_SUSPECT_MS, VOTED},
     ids::{Epoch, Peer},
     io::Event,
     mesh::Mesh,
@@ -389,7 +389,8 @@ impl Mesh {
     // ---- the claim (E6) ----
 
     pub(crate) fn claim(&mut self, n: u64) {
-        let epoch = Epoch { n: n.max(self.side.promised.n) + 1, peer: self.me };
+        let base = if self.by_majority() { VOTED } else { 0 };
+        let epoch = Epoch { n: n.max(self.side.promised.n).max(base) + 1, peer: self.me };
         self.promise(epoch);
         self.leader = None;
         self.election_at = None;
@@ -417,7 +418,8 @@ impl Mesh {
         if c.epoch.peer != from {
             return self.event(Event::Dropped("claim"));
         }
-        if c.epoch.n > self.side.promised.n.saturating_add(POISON_STEP) && self.side.promised.n > 0 {
+        let base = if c.config.is_some() { VOTED } else { 0 };
+        if c.epoch.n > self.side.promised.n.max(base).saturating_add(POISON_STEP) && self.side.promised.n > 0 {
             return self.event(Event::Alarm("epoch_poison"));
         }
         if c.epoch < self.side.promised {
@@ -428,7 +430,7 @@ impl Mesh {
         if let Some(q) = &c.config {
             self.adopt_config(q);
         }
-        if !self.accepts(&from, majority) {
+        if !self.accepts(&from, majority) || (c.epoch.n >= VOTED && !majority) {
             return self.send_reject(from);
         }
         self.follow_as(c.epoch, from, majority);
@@ -618,6 +620,10 @@ impl Mesh {
         }
         self.joins_sent.insert(leader, self.now);
         let n = self.side.promised.n;
+        if self.by_majority() {
+            // The same wish, and the voters, in case it does not know them.
+            return self.send_reject(leader);
+        }
         self.send(leader, Message::Join(Join { n, ext: Default::default() }));
     }
 

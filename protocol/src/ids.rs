@@ -122,11 +122,17 @@ wire_tuple!(Epoch { n, peer });
 impl Epoch {
     /// Before any claim.
     pub const ZERO: Self = Self { n: 0, peer: Peer([0; 32]) };
+
+    /// The number that people see: the voters' epochs count from [`crate::config::VOTED`].
+    pub fn number(&self) -> u64 {
+        self.n % crate::config::VOTED
+    }
 }
 
 impl fmt::Debug for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{:?}", self.n, self.peer)
+        let voted = if self.n >= crate::config::VOTED { "v" } else { "" };
+        write!(f, "{voted}{}@{:?}", self.number(), self.peer)
     }
 }
 

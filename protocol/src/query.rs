@@ -319,7 +319,7 @@ impl Mesh {
             .iter()
             .map(|p| AttemptView {
                 number: p.attempt.k,
-                epoch: p.attempt.epoch.n,
+                epoch: p.attempt.epoch.number(),
                 node: p.worker,
                 name: self.name_of(&p.worker),
                 state: p.end.word().into(),
@@ -330,7 +330,7 @@ impl Mesh {
             })
             .chain(r.live.iter().map(|l| AttemptView {
                 number: l.attempt.k,
-                epoch: l.attempt.epoch.n,
+                epoch: l.attempt.epoch.number(),
                 node: l.worker,
                 name: self.name_of(&l.worker),
                 state: "running".into(),
@@ -445,7 +445,7 @@ impl Mesh {
     pub fn status(&self) -> StatusView {
         let period = self.advert_period();
         let leader = self.leader();
-        let epoch = self.probe().epoch.map_or(0, |e| e.n);
+        let epoch = self.probe().epoch.map_or(0, |e| e.number());
         let mut mine = member_view(self.me, &crate::view::Member::default(), self.cfg.name.clone(), self.now, period);
         mine.state = if self.draining || self.leaving { "draining" } else { "online" }.into();
         mine.priority = self.cfg.prio;

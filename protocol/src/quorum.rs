@@ -9,7 +9,7 @@ use alloc::{collections::BTreeSet, format, string::String, vec::Vec};
 
 use crate::{
     codec,
-    config::{HB_MS, T_SUSPECT_MS},
+    config::{HB_MS, T_SUSPECT_MS, VOTED},
     face::{QuorumView, Refusal, VoterView},
     ids::{Epoch, Peer, TaskId, Ver},
     io::Event,
@@ -124,10 +124,16 @@ impl Mesh {
         self.quorum.as_ref().is_none_or(|q| q.mode == Mode::Open)
     }
 
+    /// This node coordinates in an epoch that voters have consented to.
+    pub(crate) fn voted_epoch(&self) -> bool {
+        self.co.as_ref().is_some_and(|c| c.epoch.n >= VOTED)
+    }
+
     /// This node may coordinate as far as the voters go: in quorum mode only a voter with the store it was named with
-    /// and no witness.
+    /// and no witness.  Who has promised to voters that it does not know yet can't be one.
     pub(crate) fn may_lead_voters(&self) -> bool {
-        self.quorum.as_ref().is_none_or(|q| q.groups().flatten().any(|v| v.peer == self.me && v.store == self.store && !v.witness))
+        let known = |q: &MeshConfig| q.groups().flatten().any(|v| v.peer == self.me && v.store == self.store && !v.witness);
+        self.quorum.as_ref().map_or(self.side.promised.n < VOTED, known)
     }
 
     /// A node with these voters follows nobody else: `majority` is what the other says of itself.
@@ -189,7 +195,7 @@ impl Mesh {
         self.keep_config(q.clone());
         let deposed = match &self.co {
             // What it serves was allowed by another one: it has to claim again, and satisfy this one.
-            Some(c) if c.phase == Phase::Serving => Some("there is a newer configuration"),
+            Some(c) if c.phase == Phase::Serving || c.epoch.n < VOTED => Some("there is a newer configuration"),
             Some(_) if !self.may_lead_voters() => Some("this node has no vote"),
             _ => None,
         };
@@ -248,7 +254,8 @@ impl Mesh {
             f.told_synced = false;
         }
         let epoch = c.epoch;
-        let others: Vec<Peer> = c.followers.iter().filter(|(_, f)| !f.streams()).map(|(p, _)| *p).collect();
+        // Who was a replica in open mode may be none a moment later.
+        let others: Vec<Peer> = c.followers.iter().filter(|(p, f)| !f.streams() || q.voter(p).is_none()).map(|(p, _)| *p).collect();
         self.keep_config(q.clone());
         for p in others {
             self.send_durable(p, Message::Configure(Configure { epoch, config: q.clone(), ext: Default::default() }));
@@ -280,6 +287,10 @@ impl Mesh {
             return;
         }
         let Some(q) = &self.quorum else { return };
+        if !self.voted_epoch() {
+            // The first voters agree: from here on epochs are theirs.
+            return self.claim_above(0);
+        }
         if !q.pending.is_empty() {
             return self.write_config(|q| {
                 q.voters = core::mem::take(&mut q.pending);
@@ -324,6 +335,8 @@ impl Mesh {
         self.step_down("a higher epoch was promised");
         if self.eligible() {
             self.claim(n);
+        } else {
+            self.election_at = None;
         }
     }
 
@@ -348,7 +361,10 @@ impl Mesh {
         mine.ver = base.unwrap_or(stored.ver);
         let (newer, older) = if mine.ver >= theirs.ver { (&mine, &theirs) } else { (&theirs, &mine) };
         let mut joined = reconcile(newer, older);
-        let ghosts: Vec<_> = joined.live.iter().map(|l| l.attempt).filter(|a| newer.live.iter().all(|l| l.attempt != *a)).collect();
+        // Sides of open mode may each have an attempt that runs.
+        let voted = newer.ver.epoch.n >= VOTED && older.ver.epoch.n >= VOTED;
+        let ghosts: Vec<_> =
+            joined.live.iter().filter(|_| voted).map(|l| l.attempt).filter(|a| newer.live.iter().all(|l| l.attempt != *a)).collect();
         for a in ghosts {
             joined.end_live(a, End::Returned, None, "it was never assigned: its coordinator had no majority", self.wall);
         }

@@ -326,6 +326,9 @@ impl Mesh {
             self.rule(Rule::O1);
             return self.ack_submit(&s.id);
         }
+        if let Some(refusal) = self.too_open(&spec) {
+            return self.refuse_submit(from, s.id, refusal);
+        }
         if let Some(refusal) = self.reject(&spec).filter(|_| !s.again) {
             return self.refuse_submit(from, s.id, refusal);
         }
@@ -365,16 +368,21 @@ impl Mesh {
         self.send(to, Message::SubmitRefused(m));
     }
 
+    /// S6: in open mode each side of a split would start it.  That does not change: a mesh keeps its voters, and who follows it
+    /// knows them, so nothing that was acknowledged is refused here.
+    fn too_open(&self, spec: &Spec) -> Option<Refusal> {
+        if !spec.need.at_most_once || spec.need.pin.is_some() || !self.open_rules() {
+            return None;
+        }
+        let message = "an at-most-once task must be pinned to one node (--node NAME), or the mesh needs voters ('clawmesh quorum init'): \
+                       in open mode only that node's own log can promise it";
+        Some(Refusal::Invalid { message: message.into() })
+    }
+
     /// What can be known to be wrong at once.
     fn reject(&self, spec: &Spec) -> Option<Refusal> {
         if let Some(p) = spec.need.pin.filter(|p| *p != self.me && self.view.get(p).is_none()) {
             return Some(Refusal::Invalid { message: format!("no node {p} is known: 'clawmesh nodes' lists them") });
-        }
-        if spec.need.at_most_once && spec.need.pin.is_none() && self.open_rules() {
-            // S6: each side of a split would start it.
-            let message = "an at-most-once task must be pinned to one node (--node NAME), or the mesh needs voters ('clawmesh quorum init'): \
-                           in open mode only that node's own log can promise it";
-            return Some(Refusal::Invalid { message: message.into() });
         }
         if spec.need.kind != Kind::Skill {
             return None;
@@ -644,6 +652,8 @@ impl Mesh {
                 let m = CancelAck { req, id: Some(id.short()), state, refusal: codec::Blob(Vec::new()), ext: Default::default() };
                 self.send(to, Message::CancelAck(m));
             }
+            // Its origin came back meanwhile and insisted (O1): it stands for itself now.
+            Effect::Joined(_, id, _) if self.table.get(&id).is_some() => {}
             Effect::Joined(old, id, to) => {
                 let seq = self.table.get(&old).map(|r| r.ver.seq);
                 let copies = self.co.as_ref().zip(seq).map_or(0, |(c, seq)| c.copies(seq));

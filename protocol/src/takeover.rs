@@ -295,7 +295,7 @@ impl Mesh {
             }
             return;
         }
-        if !self.open_rules() {
+        if self.voted_epoch() {
             return self.merge_by_majority(theirs, bytes);
         }
         let serving = self.co.as_ref().is_some_and(|c| c.serving());

@@ -280,7 +280,9 @@ impl Mesh {
             return;
         }
         let fewer = need < d && c.ever_second;
-        self.release_submits(need);
+        if !self.by_majority() {
+            self.release_submits(need);
+        }
         let (open, most) = (self.open_rules(), if self.by_majority() { self.majority_upto() } else { u64::MAX });
         let Some(c) = &mut self.co else { return };
         let mut acked: Vec<u64> = c.holders().map(|(_, f)| f.acked).collect();
@@ -310,6 +312,10 @@ impl Mesh {
                 }
             }
         }
+        if self.by_majority() {
+            // An outbox is no vote: here an acknowledgement is an effect like any other.
+            self.release_submits(1);
+        }
         let Some(c) = &self.co else { return };
         if let Some((_, t)) = c.fewer.filter(|_| c.stable < c.seq) {
             self.wake_at((t + T_FEWER_MS).max(now + 1));
@@ -317,9 +323,7 @@ impl Mesh {
     }
 
     fn release_submits(&mut self, need: usize) {
-        // In quorum mode the outbox of an origin counts for nothing: it may be on the other side of the next split.
-        let most = if self.by_majority() { self.majority_upto() } else { u64::MAX };
-        let need = if self.open_rules() { need } else { 1 };
+        let by_majority = self.by_majority();
         loop {
             let Some(c) = &mut self.co else { return };
             let Some((&seq, ids)) = c.submits.first_key_value() else { return };
@@ -333,7 +337,7 @@ impl Mesh {
             if !counted {
                 copies += 1;
             }
-            if (copies as usize) < need || c.copies(seq) == 0 || seq > most {
+            if (copies as usize) < need || c.copies(seq) == 0 || (by_majority && seq > c.stable) {
                 return;
             }
             let epoch = c.epoch;

@@ -6,6 +6,7 @@ use clawmesh_protocol::{
     codec,
     ids::{Origin, Peer, TaskId},
     message::Floor,
+    quorum::MeshConfig,
     record::{Rec, decode_rec},
 };
 
@@ -22,6 +23,8 @@ pub(crate) enum Item {
     OutboxGone(TaskId),
     /// The node knows this floor.
     Floor(Floor),
+    /// The voters of the mesh.
+    Config(Box<MeshConfig>),
     /// Something the oracle does not count.
     Other,
 }
@@ -40,6 +43,7 @@ pub(crate) fn item(key: &[u8], value: Option<&[u8]>) -> Item {
         (Some(b't'), Some(id), None) => Item::RecGone(id),
         (Some(b'o'), Some(id), Some(_)) => Item::Outbox(id),
         (Some(b'o'), Some(id), None) => Item::OutboxGone(id),
+        (Some(b'q'), None, Some(v)) => clawmesh_protocol::codec::decode(v).map_or(Item::Other, |q| Item::Config(Box::new(q))),
         _ => Item::Other,
     }
 }

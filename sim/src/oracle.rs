@@ -10,6 +10,7 @@ use clawmesh_protocol::{
     ids::{Attempt, Epoch, Hash, Origin, Peer, TaskId},
     io::{Batch, Event},
     message::{Floor, Message},
+    quorum::MeshConfig,
     record::{End, Rec},
 };
 
@@ -90,6 +91,8 @@ pub struct Parsed {
     pub outbox_dels: Vec<TaskId>,
     /// The node was told that enough others hold everything (W5): what it deletes is not gone.
     pub released: bool,
+    /// The voters, when they were written.
+    pub config: Option<Arc<MeshConfig>>,
 }
 
 impl Parsed {
@@ -107,6 +110,7 @@ impl Parsed {
                 Item::Floor(f) => p.floors.push(f),
                 Item::Outbox(id) => p.outbox.push(id),
                 Item::OutboxGone(id) => p.outbox_dels.push(id),
+                Item::Config(q) => p.config = Some(Arc::new(*q)),
                 Item::Other => {}
             }
         }
@@ -172,6 +176,8 @@ pub struct Disk {
     pub outbox: BTreeSet<TaskId>,
     /// Durable floors.
     pub floors: BTreeMap<Origin, (u64, u64)>,
+    /// Durable voters.
+    pub config: Option<Arc<MeshConfig>>,
     /// Handed over, not durable.
     pub pending: VecDeque<Arc<Parsed>>,
     /// It can't come back.
@@ -201,6 +207,9 @@ impl Disk {
             }
             for id in &p.outbox_dels {
                 self.outbox.remove(id);
+            }
+            if p.config.is_some() {
+                self.config.clone_from(&p.config);
             }
         }
         (touched, gone)
@@ -244,6 +253,11 @@ impl Disks {
     /// Which node has this key.
     pub fn node(&self, peer: Peer) -> Option<usize> {
         self.peers.iter().position(|p| *p == peer)
+    }
+    /// The voters that a node goes by: the last that it has written.
+    pub fn config(&self, node: usize) -> Option<&Arc<MeshConfig>> {
+        let d = self.now.get(node)?;
+        d.pending.iter().rev().find_map(|p| p.config.as_ref()).or(d.config.as_ref())
     }
     /// Takes one line of the log in.
     pub fn see(&mut self, e: &Entry) {

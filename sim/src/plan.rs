@@ -35,6 +35,8 @@ pub struct Fixed {
     pub nodes: Option<usize>,
     /// Family of worlds.
     pub profile: Profile,
+    /// With voters, or without.
+    pub voters: Option<bool>,
     /// Tasks in all.
     pub tasks: Option<usize>,
     /// Time of load and faults, ms.
@@ -58,6 +60,7 @@ impl Fixed {
         };
         flag("nodes", self.nodes.map(|n| n.to_string()));
         flag("profile", (self.profile != Profile::default()).then(|| word(&self.profile)));
+        flag("mode", self.voters.map(|v| if v { "quorum" } else { "open" }.to_owned()));
         flag("tasks", self.tasks.map(|n| n.to_string()));
         flag("storm", self.storm_ms.map(|n| n.to_string()));
         self.faults.iter().for_each(|f| flag("fault", Some(word(f))));
@@ -261,6 +264,8 @@ pub struct Plan {
     pub looks: u32,
     /// The protocol's long times.
     pub timing: Timing,
+    /// Quorum mode: mean time between two wishes of the operator, ms.
+    pub voters_every_ms: Option<u64>,
 }
 
 impl Plan {
@@ -321,14 +326,23 @@ impl Plan {
             proto: if d.percent(10) { PROTO + 1 } else { PROTO },
             looks: if d.percent(75) { 4 } else { d.range(20, 120) as u32 },
             timing: timing(&mut d),
+            voters_every_ms: Self::voters(seed, fixed),
         }
+    }
+
+    /// Four of ten worlds have voters.  A stream of chance of its own, so that the rest of a world does not depend on it.
+    fn voters(seed: u64, fixed: &Fixed) -> Option<u64> {
+        let mut d = Dice::split(seed, "mode");
+        let (drawn, every) = (d.percent(40), d.range(2_000, 20_000));
+        fixed.voters.unwrap_or(drawn).then_some(every)
     }
 
     /// One line for people.
     pub fn line(&self) -> String {
         let faults: Vec<String> = self.faults.iter().map(|(f, ms)| format!("{f:?}/{:.0}s", *ms as f64 / 1e3)).collect();
         format!(
-            "nodes {} K {} d {} tasks {} storm {} s lost_after {} ms delay {:?} gossip loss {} fsync {:?} busy {} late {} faults [{}]",
+            "{}nodes {} K {} d {} tasks {} storm {} s lost_after {} ms delay {:?} gossip loss {} fsync {:?} busy {} late {} faults [{}]",
+            if self.voters_every_ms.is_some() { "quorum " } else { "" },
             self.nodes,
             self.replicas,
             self.copies,

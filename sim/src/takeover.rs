@@ -75,7 +75,14 @@ pub struct Takeovers {
 
 /// `runs` takeovers, each in a world of its own; `tell` hears of each.
 pub fn measure(nodes: usize, runs: u64, end: End, tell: &dyn Fn()) -> Takeovers {
-    let fixed = Fixed { nodes: Some(nodes), profile: Profile::Calm, tasks: Some(0), storm_ms: Some(3_600_000), ..Fixed::default() };
+    let fixed = Fixed {
+        nodes: Some(nodes),
+        profile: Profile::Calm,
+        tasks: Some(0),
+        voters: Some(false),
+        storm_ms: Some(3_600_000),
+        ..Fixed::default()
+    };
     let mut samples = Vec::new();
     for seed in 0..runs {
         samples.extend(World::new(seed, &fixed, None).takeover(end));

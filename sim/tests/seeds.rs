@@ -45,7 +45,7 @@ fn seeds_that_once_went_wrong_stay_right() {
     }
 }
 
-/// `SEED [nodes=N] [profile=NAME]  # what it taught`
+/// `SEED [nodes=N] [profile=NAME] [mode=open|quorum]  # what it taught`
 fn parse(line: &str) -> (u64, Fixed) {
     let words: Vec<&str> = line.split('#').next().unwrap_or("").split_whitespace().collect();
     let seed = words[0].parse().expect("a seed is a number");
@@ -53,6 +53,7 @@ fn parse(line: &str) -> (u64, Fixed) {
     for w in &words[1..] {
         match w.split_once('=') {
             Some(("nodes", n)) => fixed.nodes = Some(n.parse().expect("nodes is a number")),
+            Some(("mode", m)) => fixed.voters = Some(m == "quorum"),
             Some(("profile", p)) => fixed.profile = <Profile as clap::ValueEnum>::from_str(p, true).expect("a profile's name"),
             _ => panic!("what is '{w}' in '{line}'?"),
         }

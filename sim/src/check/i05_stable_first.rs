@@ -26,6 +26,8 @@ pub(super) struct StableFirst {
     links: BTreeMap<(usize, Peer), u64>,
     /// Tasks that their origin is done with.
     over: BTreeSet<TaskId>,
+    /// Epochs with voters: a majority of these counts there, see `i05_majority`.
+    voted: BTreeSet<Epoch>,
 }
 
 #[derive(Default)]
@@ -38,7 +40,14 @@ struct Writes {
 impl StableFirst {
     /// For a mesh with this d.
     pub(super) fn new(copies: usize) -> Self {
-        Self { copies, written: BTreeMap::new(), joined: BTreeMap::new(), links: BTreeMap::new(), over: BTreeSet::new() }
+        Self {
+            copies,
+            written: BTreeMap::new(),
+            joined: BTreeMap::new(),
+            links: BTreeMap::new(),
+            over: BTreeSet::new(),
+            voted: BTreeSet::new(),
+        }
     }
 
     fn wrote(&mut self, node: usize, rec: &Arc<Rec>, disks: &Disks) -> Result<(), String> {
@@ -71,7 +80,7 @@ impl StableFirst {
 
     /// Fewer than d copies are enough only while fewer than d holders are joined (W2).
     fn enough(&self, e: &Entry, epoch: Epoch, copies: u32, disks: &Disks) -> Result<(), String> {
-        if copies as usize >= self.copies {
+        if copies as usize >= self.copies || self.voted.contains(&epoch) {
             return Ok(());
         }
         let long_up = |n: &usize, since: u64| {
@@ -145,6 +154,7 @@ impl Check for StableFirst {
         match &e.fact {
             Fact::Batch(p) => {
                 self.over.extend(&p.outbox_dels);
+                self.voted.extend(p.config.as_ref().map(|q| q.ver.epoch));
                 return p.recs.iter().try_for_each(|(r, _)| self.wrote(e.node, r, disks));
             }
             Fact::Link(p, true) => {

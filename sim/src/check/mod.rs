@@ -3,13 +3,19 @@
 
 mod i01_promise;
 mod i02_one_server;
+mod i03_successor;
 mod i04_durable;
+mod i04_visible;
+mod i05_majority;
 mod i05_stable_first;
 mod i06_one_outcome;
+mod i06_one_word;
 mod i07_monotone;
 mod i08_equal_bytes;
 mod i09_one_start;
+mod i10_once;
 mod i11_cancel_and_floor;
+mod i11_cancelled;
 mod i12_one_live;
 mod i13_deleted;
 mod i14_converged;
@@ -18,6 +24,7 @@ mod i16_churn;
 mod i17_bounded;
 mod i19_in_turn;
 mod i20_copies;
+mod ledger;
 
 use crate::oracle::{Disks, Entry};
 
@@ -37,15 +44,21 @@ pub fn all(copies: usize) -> Vec<Box<dyn Check>> {
     vec![
         Box::new(i01_promise::Promise::default()),
         Box::new(i02_one_server::OneServer::default()),
+        Box::new(i03_successor::Successor::default()),
         Box::new(i04_durable::Durable::default()),
+        Box::new(i04_visible::Visible::default()),
+        Box::new(i05_majority::Majority::default()),
         Box::new(i05_stable_first::StableFirst::new(copies)),
         Box::new(i06_one_outcome::OneOutcome::default()),
+        Box::new(i06_one_word::OneWord::default()),
         Box::new(i07_monotone::Monotone::default()),
         Box::new(i08_equal_bytes::EqualBytes::default()),
         Box::new(i09_one_start::OneStart::default()),
         Box::new(i11_cancel_and_floor::CancelAndFloor::default()),
         Box::new(i12_one_live::OneLive::default()),
         Box::new(i13_deleted::Deleted::default()),
+        Box::new(i10_once::Once::default()),
+        Box::new(i11_cancelled::Cancelled::default()),
         Box::new(i14_converged::Converged),
         Box::new(i15_done::Done::default()),
         Box::new(i16_churn::Churn::default()),
@@ -62,6 +75,7 @@ pub(crate) mod fixture {
 
     use clawmesh_protocol::{
         ids::{Attempt, Epoch, Hash, Origin, Peer, TaskId, Ver},
+        quorum::{MeshConfig, Mode, Voter},
         record::{End, Outcome, Queued, Rec},
         spec::{Data, split},
     };
@@ -74,6 +88,10 @@ pub(crate) mod fixture {
     }
     pub(crate) fn epoch(n: u64, node: usize) -> Epoch {
         Epoch { n, peer: peer(node) }
+    }
+    /// An epoch of voters.
+    pub(crate) fn voted(n: u64, node: usize) -> Epoch {
+        epoch(clawmesh_protocol::config::VOTED + n, node)
     }
     pub(crate) fn task(seq: u64) -> TaskId {
         TaskId { origin: Origin { peer: peer(0), store: 1 }, inc: 1, seq }
@@ -128,6 +146,25 @@ pub(crate) mod fixture {
             })
             .collect();
         Fact::Batch(Arc::new(Parsed { no, recs, ..Parsed::default() }))
+    }
+    fn voters(nodes: &[usize]) -> Vec<Voter> {
+        nodes.iter().map(|n| Voter { peer: peer(*n), store: 1, witness: false }).collect()
+    }
+    /// A write of the voters.
+    pub(crate) fn configured(no: u64, epoch: Epoch, seq: u64, nodes: &[usize]) -> Fact {
+        changing(no, epoch, seq, nodes, &[])
+    }
+    /// The same while others are pending.
+    pub(crate) fn changing(no: u64, epoch: Epoch, seq: u64, nodes: &[usize], pending: &[usize]) -> Fact {
+        let q = MeshConfig {
+            ver: Ver { epoch, seq },
+            number: 1,
+            mode: Mode::Quorum,
+            voters: voters(nodes),
+            pending: voters(pending),
+            ext: Default::default(),
+        };
+        Fact::Batch(Arc::new(Parsed { no, config: Some(Arc::new(q)), ..Parsed::default() }))
     }
     /// Runs a log of (node, fact) through a checker; the first complaint.
     pub(crate) fn judge(mut c: impl Check, log: Vec<(usize, Fact)>) -> Option<String> {

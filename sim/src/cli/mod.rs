@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clawmesh_sim::{
     plan::{Fault, Fixed, Profile},
     takeover::End,
@@ -135,6 +135,9 @@ struct WorldArgs {
     /// Which family of worlds.
     #[arg(long, value_enum, default_value_t)]
     profile: Profile,
+    /// Fix the mode instead of drawing it: with voters, or without.
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
     /// Fix the number of tasks.
     #[arg(long)]
     tasks: Option<usize>,
@@ -152,11 +155,18 @@ struct WorldArgs {
     only: Option<BTreeSet<u32>>,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum Mode {
+    Open,
+    Quorum,
+}
+
 impl WorldArgs {
     fn fixed(&self) -> Fixed {
         Fixed {
             nodes: self.nodes.map(|n| n as usize),
             profile: self.profile,
+            voters: self.mode.map(|m| matches!(m, Mode::Quorum)),
             tasks: self.tasks,
             storm_ms: self.storm,
             faults: self.fault.clone(),

@@ -185,7 +185,7 @@ impl World {
     }
 
     fn burn(&mut self, node: usize) {
-        if self.destroyed + 1 < self.plan.copies && self.alive().len() > 1 {
+        if self.destroyed + 1 < self.plan.copies && self.alive().len() > 1 && self.may_lose(node) {
             self.destroyed += 1;
             self.count("sometimes: a disk was destroyed");
             self.destroy(node);

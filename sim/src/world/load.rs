@@ -35,11 +35,12 @@ pub(super) struct Task {
 }
 
 /// A request without its answer.
-enum Ask {
+pub(super) enum Ask {
     Submit(Vec<Spec>),
     Await(TaskId),
     Leave,
     Cancel,
+    Voters,
     Other,
 }
 
@@ -83,7 +84,7 @@ impl World {
         }
     }
 
-    fn ask(&mut self, node: usize, ask: Ask, command: Command) {
+    pub(super) fn ask(&mut self, node: usize, ask: Ask, command: Command) {
         self.load.next += 1;
         let req = self.load.next;
         self.load.asked.insert(req, (node, ask));
@@ -175,6 +176,10 @@ impl World {
         let d = &mut self.chance.load;
         t.pin = d.percent(10).then(|| self.nodes[node].cfg.peer);
         t.at_most_once = t.pin.is_some() && d.percent(50);
+        if self.plan.voters_every_ms.is_some() && self.chance.voters.percent(10) {
+            t.at_most_once = true;
+        }
+        let d = &mut self.chance.load;
         if d.percent(8) {
             t.env = vec![("PAD".into(), "y".repeat(d.range(900, 6_000) as usize))];
         }
@@ -266,6 +271,7 @@ impl World {
                 Ask::Submit(s) => format!("submit of {} tasks", s.len()),
                 Ask::Cancel => "cancel".into(),
                 Ask::Leave | Ask::Await(_) => return None,
+                Ask::Voters => "change of voters".into(),
                 Ask::Other => "question".into(),
             };
             Some(format!("#{r} {what} at {}", self.nodes[*n].cfg.name))
@@ -294,13 +300,14 @@ impl World {
             (Ask::Await(_), r) => self.count(if matches!(r, Reply::Refused(_)) { "await refused" } else { "await answered oddly" }),
             (Ask::Leave, r) if Self::is_leave_done(&r) => self.left(node),
             (Ask::Leave, r) => self.complain("core", node, format!("answers a leave with {r:?}")),
+            (Ask::Voters, r) => self.voters_answered(&r),
             (Ask::Cancel, Reply::Cancelled(..)) => self.count("cancels confirmed"),
             (Ask::Cancel | Ask::Other, Reply::Refused(r)) => self.refused(&r),
             (Ask::Cancel | Ask::Other, _) => self.count("questions answered"),
         }
     }
 
-    fn refused(&mut self, r: &Refusal) {
+    pub(super) fn refused(&mut self, r: &Refusal) {
         let word = match r {
             Refusal::Invalid { .. } => "refused: invalid",
             Refusal::UnknownSkill { .. } => "refused: unknown skill",

@@ -7,6 +7,7 @@ mod measure;
 mod net;
 mod node;
 mod trace;
+mod voters;
 mod work;
 
 pub(crate) use measure::of_election;
@@ -19,6 +20,7 @@ use clawmesh_protocol::{
     ids::{Attempt, Hash, Peer, TaskId},
     io::Input,
     message::Gossip,
+    quorum::MeshConfig,
     spec::{OnSplit, Work},
 };
 
@@ -59,6 +61,7 @@ enum What {
     Fault { no: u32, fault: Fault },
     Undo(faults::Undo),
     Command,
+    Operate,
     Look,
 }
 
@@ -79,6 +82,7 @@ struct Chance {
     load: Dice,
     work: Dice,
     core: Dice,
+    voters: Dice,
 }
 
 /// What a run found.
@@ -144,6 +148,8 @@ pub(crate) struct World {
     load: load::Load,
     works: BTreeMap<Hash, Work>,
     meter: Option<Meter>,
+    /// Sets of voters that some disk has, oldest first.
+    sets: Vec<Arc<MeshConfig>>,
 }
 
 impl World {
@@ -157,6 +163,7 @@ impl World {
             load: Dice::split(seed, "load"),
             work: Dice::split(seed, "work"),
             core: Dice::split(seed, "core"),
+            voters: Dice::split(seed, "voters"),
         };
         let nodes: Vec<node::Node> = (0..plan.nodes).map(|n| node::Node::new(n, &plan, &mut chance.core)).collect();
         let peers: Vec<Peer> = nodes.iter().map(|n| n.cfg.peer).collect();
@@ -187,6 +194,7 @@ impl World {
             load: load::Load::default(),
             works: BTreeMap::new(),
             meter: None,
+            sets: Vec::new(),
             plan,
         };
         w.open();
@@ -206,6 +214,10 @@ impl World {
         }
         if self.plan.tasks > 0 {
             self.after(200, What::Command);
+        }
+        if let Some(every) = self.plan.voters_every_ms {
+            let first = self.chance.voters.range(500, every.min(6_000));
+            self.after(first, What::Operate);
         }
         self.after(self.plan.storm_ms, What::Look);
     }
@@ -258,6 +270,7 @@ impl World {
             What::Fault { no, fault } => self.strike(no, fault),
             What::Undo(u) => self.undo(u),
             What::Command => self.command(),
+            What::Operate => self.operate(),
             What::Look => self.look(),
         }
     }
@@ -369,6 +382,9 @@ impl World {
                 backlog: mesh.backlog(),
             });
         }
+        if let Some(v) = table.and_then(Mesh::quorum_view) {
+            q.replicas = self.full_tables(&v);
+        }
         if let Some(m) = table {
             q.table = m.records().map(|r| (r.id, Arc::new(r.clone()))).collect();
         }
@@ -381,7 +397,9 @@ impl World {
         let lives = |n: &usize| self.nodes.get(*n).is_some_and(|n| n.core.is_some() && n.store == id.origin.store);
         Due {
             id,
-            able: !self.held_for_good(t) && self.has_input(t) && self.nodes.iter().any(|n| n.core.is_some() && n.able(&t.need))
+            able: !self.held_for_good(t)
+                && self.has_input(t)
+                && self.nodes.iter().enumerate().any(|(i, n)| n.core.is_some() && n.able(&t.need) && !self.is_witness(i))
                 || t.need.queue_timeout_ms + t.need.total_timeout_ms > 0,
             origin: self.disks.node(id.origin.peer).filter(lives),
         }

@@ -215,6 +215,7 @@ impl World {
 
     /// Starts a node's process on what its disk holds.
     pub(super) fn boot(&mut self, node: usize) {
+        let may_lose = self.may_lose(node);
         let n = &mut self.nodes[node];
         n.booting = false;
         if n.core.is_some() || n.gone {
@@ -228,7 +229,7 @@ impl World {
         n.disk.bad = false;
         n.disk.durable = 0;
         let fresh = std::mem::take(&mut n.disk.fresh);
-        let quarantined = !fresh && self.plan.quarantine && self.chance.disk.percent(10);
+        let quarantined = !fresh && self.plan.quarantine && self.chance.disk.percent(10) && may_lose;
         if quarantined {
             n.store = self.chance.disk.bits();
         }
@@ -508,7 +509,11 @@ impl World {
             }
         }
         let released = self.nodes[node].releasing;
-        self.see(node, Fact::Batch(Arc::new(Parsed { released, ..Parsed::of(&b) })));
+        let parsed = Arc::new(Parsed { released, ..Parsed::of(&b) });
+        if let Some(q) = &parsed.config {
+            self.note_voters(q);
+        }
+        self.see(node, Fact::Batch(parsed));
         self.nodes[node].disk.queue.push_back(b);
         self.flush(node);
     }
