@@ -9,6 +9,7 @@
 pub mod check;
 mod core;
 mod layout;
+pub mod mutants;
 pub mod oracle;
 pub mod plan;
 pub mod rng;

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand};
 use clawmesh_sim::{
+    mutants,
     plan::{Fixed, Plan, Profile},
     run::{self, Report, Summary},
 };
@@ -54,6 +55,10 @@ enum Cmd {
         #[command(flatten)]
         world: WorldArgs,
     },
+    /// Break one rule of the protocol at a time and show which checker notices; exit code 1 when a broken rule survives.
+    ///
+    /// Builds itself with the broken variants in a target folder of its own first: target/mutants.
+    Mutants(mutants::MutantsArgs),
 }
 
 #[derive(Args)]
@@ -94,6 +99,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Cmd::Run { seeds, from, jobs, json, world } => run_many(seeds, from, jobs, json, &world),
         Cmd::Replay { seed, trace, json, world } => replay(seed, trace, json, &world),
+        Cmd::Mutants(args) => exit(mutants::command(&args, jobs())),
     }
 }
 

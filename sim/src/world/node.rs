@@ -10,6 +10,7 @@ use clawmesh_protocol::{
     ids::{Attempt, Hash, Peer, TaskId},
     io::{Batch, Event, Input, Output, Recovered},
     message::Message,
+    mutant,
     record::End,
     skill::{Catalogue, SkillInfo},
     spec::{Kind, Need},
@@ -474,6 +475,9 @@ impl World {
         n.disk.busy = true;
         let wait = took.max(n.disk.stalled_until.saturating_sub(self.now));
         let life = n.life;
+        if mutant::on(25) {
+            self.after(0, What::Give { node, life, input: Box::new(Input::Persisted(upto)) });
+        }
         self.after(wait, What::Fsync { node, life, upto });
     }
 
