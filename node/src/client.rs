@@ -410,6 +410,13 @@ impl Client {
     pub(crate) async fn change_quorum(&self, change: &QuorumChange) -> Result<QuorumView, ClientError> {
         self.answer(self.request(Method::POST, "/api/v1/quorum").json(change)).await
     }
+    /// Who is in reach is the mesh: nothing is held back any more.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub(crate) async fn adopt(&self) -> Result<(), ClientError> {
+        self.post("/adopt").await
+    }
     /// Sets the strategy of the whole mesh.
     ///
     /// # Errors

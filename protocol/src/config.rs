@@ -75,11 +75,26 @@ pub struct Timing {
     pub stuck_ms: u64,
     /// ... and its node does not stand for so long, ms.
     pub barred_ms: u64,
+    /// How long the smaller side of a split holds tasks back (S7), ms ...
+    pub hold_ms: u64,
+    /// ... and one of two halves, ms.
+    pub hold_half_ms: u64,
+    /// Who has been away for so long is no member in that count, ms.
+    pub absent_ms: u64,
 }
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { steady_ms: 30_000, tenure_ms: 60_000, settled_ms: 600_000, stuck_ms: 10_000, barred_ms: 60_000 }
+        Self {
+            steady_ms: 30_000,
+            tenure_ms: 60_000,
+            settled_ms: 600_000,
+            stuck_ms: 10_000,
+            barred_ms: 60_000,
+            hold_ms: 600_000,
+            hold_half_ms: 30_000,
+            absent_ms: 60_000,
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ids::{Hash, Peer, ShortId, TaskId},
     quorum::{Change, Mode},
-    spec::{Data, Kind, OnLost, Priority, Spec, Strategy},
+    spec::{Data, Kind, OnLost, OnSplit, Priority, Spec, Strategy},
 };
 
 /// A task as a person asks for it.  Exactly one of `argv` and `skill`.
@@ -43,6 +43,8 @@ pub struct NewTask {
     pub total_timeout_ms: Option<u64>,
     /// What a lost worker means: run again (default) or fail.
     pub on_lost: Option<OnLost>,
+    /// What happens on the smaller side of a split: run, wait (default) or never.
+    pub on_split: Option<OnSplit>,
     /// Never start twice; needs `pin`, or a mesh with voters.
     pub at_most_once: bool,
     /// Idempotency key: the same key and task joins the one that is there.
@@ -81,6 +83,8 @@ pub enum Command {
     /// Forget a node that is gone for good (G4): what it submitted is dead, and it can only return with a new
     /// store.  Refused while it is reachable.
     ForgetNode(Peer),
+    /// Who is in reach is the mesh: what a split holds back on this side runs (S7).
+    Adopt,
     /// Name, add or remove voters (C2): what, which nodes, and which of them as witnesses.  Answered when the change is
     /// stable.
     ChangeQuorum(Change, Vec<Peer>, Vec<Peer>),
@@ -561,6 +565,8 @@ pub struct QueueView {
     pub running: u64,
     /// Of the waiting ones: no live node can run them.
     pub parked: u64,
+    /// Held back, because this is the smaller side of a split (S7).
+    pub held: u64,
     /// Ended and still remembered.
     pub ended: u64,
 }

@@ -147,7 +147,10 @@ impl Mesh {
         self.event(Event::Member(g.to, "did not take over"));
         if g.granted {
             // It may have promised to itself, and others to it: only a higher epoch is surely ours.
-            self.reclaim_above(self.side.promised.n);
+            match self.by_majority() {
+                true => self.claim_above(self.side.promised.n),
+                false => self.reclaim_above(self.side.promised.n),
+            }
         }
         self.capacity_changed();
         self.drain_held();

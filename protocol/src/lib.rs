@@ -8,6 +8,7 @@ mod election;
 pub mod face;
 pub mod gate;
 mod handover;
+mod hold;
 pub mod ids;
 pub mod io;
 pub mod mesh;

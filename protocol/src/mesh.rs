@@ -19,6 +19,7 @@ use crate::{
     election::{Leader, Round},
     face::Facts,
     handover::Handover,
+    hold::Split,
     ids::{Epoch, Hash, Origin, Peer, TaskId, Ver},
     io::{Batch, Event, Input, Output, Recovered},
     message::{Advert, Floor, Gossip, Message, Rank, Settings},
@@ -145,6 +146,7 @@ pub struct Mesh {
     pub(crate) acked_upto: u64,
     pub(crate) inventory_at: Option<u64>,
     pub(crate) handover: Handover,
+    pub(crate) split: Split,
 
     pub(crate) table: Table,
     pub(crate) floors: BTreeMap<Origin, (u64, u64)>,
@@ -237,6 +239,7 @@ impl Mesh {
             acked_upto: 0,
             inventory_at: None,
             handover: Handover::default(),
+            split: Split::default(),
             table: Table::new(),
             floors: BTreeMap::new(),
             settings: None,
@@ -411,6 +414,8 @@ impl Mesh {
             Message::SetStrategy(s) => self.on_set_strategy(from, s),
             Message::ForgetNode(f) => self.on_forget_node(from, f),
             Message::SettingsRefused(r) => self.on_settings_refused(r),
+            Message::Settings(s) => self.on_settings(from, s),
+            Message::Adopt(a) => self.on_adopt(from, a),
             Message::HandReq(r) => self.on_hand_req(from, r),
             Message::HandGrant(g) => self.on_hand_grant(from, g),
             Message::SettingsAck(a) => self.on_settings_ack(a.req),
@@ -441,7 +446,7 @@ impl Mesh {
     fn on_up(&mut self, p: Peer) {
         let now = self.now;
         let m = self.view.entry(p);
-        (m.linked, m.silent, m.heard_at) = (true, false, now);
+        (m.linked, m.silent, m.heard_at, m.refused) = (true, false, now, false);
         m.asked = None;
         self.event(Event::Member(p, "up"));
         let advert = self.advert();

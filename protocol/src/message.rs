@@ -167,7 +167,11 @@ wire_struct! {
 }
 wire_struct! {
     /// Mesh-wide settings: the highest `(epoch, seq)` wins.
-    pub struct Settings { 1 => epoch: Epoch, 2 => seq: u64, 3 => strategy: Strategy }
+    pub struct Settings {
+        1 => epoch: Epoch, 2 => seq: u64, 3 => strategy: Strategy,
+        /// Who the mesh is, for telling the smaller side of a split (S7): the first 8 bytes of each key, the best first.
+        10 => members: Blob,
+    }
 }
 wire_struct! {
     /// The lighter of two coordinators asks the heavier to take its side in (E8).
@@ -363,6 +367,10 @@ wire_struct! {
     /// All I wrote is stable, and I begin nothing new: claim (E9).
     pub struct HandGrant { 1 => epoch: Epoch, 2 => root: u128 }
 }
+wire_struct! {
+    /// Who is here is the mesh: hold nothing back (S7).
+    pub struct Adopt { 1 => req: u64 }
+}
 wire_enum! {
     /// One message between two nodes.
     pub enum Message {
@@ -412,6 +420,8 @@ wire_enum! {
         44 => SettingsRefused(SettingsRefused),
         45 => HandReq(HandReq),
         46 => HandGrant(HandGrant),
+        47 => Adopt(Adopt),
+        48 => Settings(Settings),
         60 => ChangeQuorum(ChangeQuorum),
         61 => Configure(Configure),
     }

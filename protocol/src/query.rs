@@ -19,7 +19,9 @@ use crate::{
     ids::{Peer, TaskId, short_prefix},
     io::Output,
     mesh::Mesh,
-    message::{AnswerMsg, Cancel, CancelAck, ChangeQuorum, ForgetNode, Message, NotCoordinator, QueryMsg, SetStrategy, SettingsRefused},
+    message::{
+        Adopt, AnswerMsg, Cancel, CancelAck, ChangeQuorum, ForgetNode, Message, NotCoordinator, QueryMsg, SetStrategy, SettingsRefused,
+    },
     placement::{fits, score},
     record::{End, Rec},
     spec::Strategy,
@@ -116,6 +118,7 @@ impl Mesh {
                 self.capacity_changed();
                 self.reply(req, Reply::Ok);
             }
+            Command::Adopt => self.ask(req, Message::Adopt(Adopt { req, ext: Default::default() })),
             Command::Leave => self.leave(req),
         }
     }
@@ -375,6 +378,10 @@ impl Mesh {
         if let Some(t) = c.sched.rest_until(&r.id) {
             return format!("waits {} s before the next attempt", t.saturating_sub(self.now).div_ceil(1_000));
         }
+        if c.sched.held.contains_key(&r.id) {
+            return "is held back: fewer than half of the mesh is in reach, and the others may run it; 'clawmesh mesh adopt' ends the wait"
+                .into();
+        }
         let nodes = self.candidates(r);
         let busy = nodes.iter().filter(|n| fits(&r.need, n).is_err_and(|e| e.busy)).count();
         if nodes.iter().any(|n| fits(&r.need, n).is_ok()) {
@@ -482,7 +489,7 @@ impl Mesh {
             }
             .into(),
             members,
-            queue: QueueView { critical: n(0), high: n(1), normal: n(2), low: n(3), running: n(4), parked: n(5), ended: n(6) },
+            queue: QueueView { critical: n(0), high: n(1), normal: n(2), low: n(3), running: n(4), parked: n(5), ended: n(6), held: n(7) },
             strategy,
             replicas,
             records: self.table.len() as u64,

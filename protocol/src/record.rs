@@ -185,6 +185,7 @@ impl Rec {
             cpus: 0,
             memory_mib: 0,
             user: String::new(),
+            on_split: None,
             ext: Ext::default(),
         };
         Self {

@@ -101,6 +101,8 @@ const NOTES_MAX: usize = 10_000;
 #[derive(Debug, Default)]
 pub(crate) struct Sched {
     pub(crate) queue: Queue,
+    /// Held back on the smaller side of a split (S7), and how long they had waited, ms.
+    pub(crate) held: BTreeMap<TaskId, u64>,
     /// Live attempts by worker.
     pub(crate) placed: BTreeMap<Peer, BTreeSet<(TaskId, Attempt)>>,
     /// In back-off until.
@@ -216,7 +218,7 @@ impl Mesh {
         let Some(c) = &mut self.co else { return };
         let Some(rec) = self.table.get(id) else { return };
         let s = &mut c.sched;
-        let waited = s.queue.remove(id, now);
+        let waited = s.queue.remove(id, now).or(s.held.remove(id));
         for set in s.placed.values_mut() {
             set.retain(|(t, _)| t != id);
         }
@@ -262,10 +264,15 @@ impl Mesh {
         self.enqueue(id, &need, queued, waited);
     }
 
-    fn enqueue(&mut self, id: &TaskId, need: &Need, queued: Queued, waited: u64) {
+    pub(crate) fn enqueue(&mut self, id: &TaskId, need: &Need, queued: Queued, waited: u64) {
         let now = self.now;
+        let held = self.is_held(need, queued);
         let Some(c) = &mut self.co else { return };
-        c.sched.queue.push(*id, need, queued, now, waited);
+        if held {
+            c.sched.held.insert(*id, waited);
+        } else {
+            c.sched.queue.push(*id, need, queued, now, waited);
+        }
         c.sched.dirty = true;
         let limit = |ms: u64| if ms == 0 { u64::MAX } else { now + ms.saturating_sub(waited) };
         let at = limit(need.queue_timeout_ms).min(limit(need.total_timeout_ms));
@@ -280,6 +287,7 @@ impl Mesh {
         let key = self.table.get(id).map(|r| r.need.key.clone()).unwrap_or_default();
         let Some(c) = &mut self.co else { return };
         c.sched.queue.remove(id, now);
+        c.sched.held.remove(id);
         c.sched.seen_at.remove(id);
         c.sched.notes.remove(id);
         if c.sched.keys.get(&key) == Some(id) {
@@ -347,7 +355,7 @@ impl Mesh {
         if !spec.need.key.is_empty() && !s.again && self.join_by_key(from, &s.id, &spec) {
             return;
         }
-        self.admit(s.id, spec, s.submitted_at);
+        self.admit(s.id, spec, s.submitted_at, s.again);
     }
 
     fn refuse_submit(&mut self, to: Peer, id: TaskId, refusal: Refusal) {
@@ -392,9 +400,11 @@ impl Mesh {
         true
     }
 
-    fn admit(&mut self, id: TaskId, spec: Spec, submitted_at: u64) {
+    fn admit(&mut self, id: TaskId, spec: Spec, submitted_at: u64, again: bool) {
+        let Some(c) = &self.co else { return };
+        let new = Queued { epoch: c.epoch, seq: c.seq + 1 };
+        let queued = if again { self.place_again(new) } else { new };
         let Some(c) = &mut self.co else { return };
-        let queued = Queued { epoch: c.epoch, seq: c.seq + 1 };
         let now = self.now;
         c.sched.seen_at.insert(id, now);
         if !spec.need.key.is_empty() {
@@ -798,6 +808,7 @@ impl Mesh {
         let Some(c) = &mut self.co else { return };
         let took = c.sched.seen_at.remove(id).map_or(0, |t| now - t);
         c.sched.queue.remove(id, now);
+        c.sched.held.remove(id);
         if let Some(at) = c.sched.rest_of.remove(id) {
             c.sched.resting.remove(&(at, *id));
         }
@@ -945,7 +956,7 @@ impl Mesh {
 
     fn limit_passed(&mut self, id: &TaskId) {
         let Some(rec) = self.table.get(id).filter(|r| !r.terminal()) else { return };
-        let queued = self.co.as_ref().is_some_and(|c| c.sched.queue.contains(id));
+        let queued = self.co.as_ref().is_some_and(|c| c.sched.queue.contains(id) || c.sched.held.contains_key(id));
         if rec.live.is_empty() && (queued || self.co.as_ref().is_some_and(|c| c.sched.rest_of.contains_key(id))) {
             let limit = rec.need.queue_timeout_ms;
             let why = if limit > 0 {
@@ -1096,11 +1107,11 @@ impl Mesh {
     // ---- settings ----
 
     pub(crate) fn on_set_strategy(&mut self, from: Peer, m: SetStrategy) {
-        let Some(c) = self.co.as_ref().filter(|c| c.serving()) else {
+        let new = self.new_settings().filter(|_| self.co.as_ref().is_some_and(|c| c.serving()));
+        let Some(s) = new else {
             return self.not_coordinator(from, m.req, None);
         };
-        let s = Settings { epoch: c.epoch, seq: c.seq + 1, strategy: m.strategy, ext: Default::default() };
-        self.settings = Some(s);
+        self.settings = Some(Settings { strategy: m.strategy, ..s });
         self.settings_effect(Effect::SettingsAck(from, m.req));
         self.capacity_changed();
     }
@@ -1146,6 +1157,7 @@ impl Mesh {
         n.push(c.sched.placed.values().map(|s| s.len() as u64).sum());
         n.push(c.sched.parked);
         n.push(self.table.ended_len() as u64);
+        n.push(c.sched.held.len() as u64);
         n
     }
 }

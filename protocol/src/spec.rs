@@ -80,6 +80,20 @@ wire_choice! {
     }
 }
 
+wire_choice! {
+    /// What happens on the smaller side of a split to a task that the other side knows, too (S7).
+    #[derive(Default)]
+    pub enum OnSplit {
+        /// It runs: twice, if the other side runs it as well.
+        0 => Run = "run",
+        /// It waits ten minutes for the split to heal, or half a minute in one of two halves.
+        #[default]
+        1 => Wait = "wait",
+        /// It waits until the split heals, or a person adopts this side as the mesh.
+        2 => Never = "never",
+    }
+}
+
 /// The reserved skill names that every node runs itself.
 pub const BUILTINS: [&str; 3] = ["echo", "sleep", "fail"];
 
@@ -133,6 +147,8 @@ wire_struct! {
         17 => memory_mib: u64,
         /// Who submitted it, for people.
         18 => user: String,
+        /// What happens to it on the smaller side of a split (S7); none = wait.
+        20 => on_split: Option<OnSplit>,
     }
 }
 
@@ -279,6 +295,7 @@ pub fn split(new: &NewTask) -> Result<(Need, Vec<u8>), String> {
         cpus: new.cpus.unwrap_or(0),
         memory_mib: new.memory_mib.unwrap_or(0),
         user: new.user.clone().unwrap_or_default(),
+        on_split: new.on_split,
         ext: Ext::default(),
     };
     if crate::codec::encode(&need).len() > NEED_MAX {

@@ -8,7 +8,7 @@ use alloc::{
 use crate::{
     codec::Blob,
     config::T_CLAIM_MS,
-    ids::{Peer, TaskId},
+    ids::{Epoch, Peer, TaskId},
     io::Event,
     mesh::Mesh,
     message::{BYTES_MAX, Floor, Follow, ITEMS_MAX, Inventory, Message, Pull, PullResp, Release, Settings},
@@ -55,6 +55,8 @@ pub(crate) struct Follower {
     pub(crate) dels: Vec<TaskId>,
     pub(crate) floors: Vec<Floor>,
     pub(crate) settings: Option<Settings>,
+    /// The settings it was told although it is no replica.
+    pub(crate) settings_told: (Epoch, u64),
     pub(crate) config: Option<MeshConfig>,
     pub(crate) sent_upto: u64,
     pub(crate) join_seq: u64,
@@ -81,6 +83,7 @@ impl Follower {
             dels: Vec::new(),
             floors: Vec::new(),
             settings: None,
+            settings_told: (Epoch::ZERO, 0),
             config: None,
             sent_upto: 0,
             join_seq: 0,
@@ -357,6 +360,7 @@ impl Mesh {
         self.event(Event::Serving(epoch));
         self.restamp_config();
         self.choose_replicas();
+        self.look_at_split();
         self.sched_rebuild();
         self.leader_changed();
         let ready: Vec<Peer> =
@@ -391,6 +395,7 @@ impl Mesh {
                 | Message::Cancel(_)
                 | Message::Query(_)
                 | Message::SetStrategy(_)
+                | Message::Adopt(_)
                 | Message::ChangeQuorum(_)
         );
         let pulling = c.followers.get(&from).is_some_and(|f| f.stage == Stage::Pulling);

@@ -724,6 +724,7 @@ impl Mesh {
         self.drop_stalled();
         self.choose_replicas();
         self.release_followers();
+        self.tick_split();
         self.retain();
         self.tick_schedule();
         self.release();
@@ -900,8 +901,16 @@ impl Mesh {
         }
     }
 
+    /// Lets `e` out when the settings of now are stable.
     pub(crate) fn settings_effect(&mut self, e: Effect) {
-        // Settings ride on the next write: they are stable when it is.
+        self.settings_write();
+        if let Some(c) = &mut self.co {
+            c.effects.entry(c.seq).or_default().push(e);
+        }
+    }
+
+    /// Settings ride on the next write: they are stable when it is.
+    pub(crate) fn settings_write(&mut self) {
         let Some(c) = &mut self.co else { return };
         c.seq += 1;
         let seq = c.seq;
@@ -911,7 +920,6 @@ impl Mesh {
             f.settings.clone_from(&s);
             f.told_synced = false;
         }
-        c.effects.entry(seq).or_default().push(e);
         if let Some(s) = s {
             self.put(Key::settings(), crate::codec::encode(&s));
         }
@@ -924,6 +932,7 @@ impl Mesh {
             if c.serving() {
                 self.leadership_lost(given);
             }
+            self.end_split();
             self.parked.clear();
             self.absent.clear();
             self.event(Event::SteppedDown(c.epoch, why));

@@ -243,10 +243,15 @@ impl Plan {
 
 /// In most worlds the long times are short, so that what follows from them happens at all.
 fn timing(d: &mut Dice) -> Timing {
+    let (hold_ms, hold_half_ms, absent_ms) = (d.range(5_000, 60_000), d.range(2_000, 30_000), d.range(5_000, 60_000));
     if d.percent(30) {
-        return Timing::default();
+        // Half of the mesh may be destroyed: nobody waits ten minutes for it here.
+        return Timing { hold_ms, hold_half_ms, absent_ms, ..Timing::default() };
     }
     Timing {
+        hold_ms,
+        hold_half_ms,
+        absent_ms,
         steady_ms: d.range(500, 6_000),
         tenure_ms: d.range(1_000, 10_000),
         settled_ms: d.range(5_000, 60_000),

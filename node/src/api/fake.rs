@@ -274,7 +274,7 @@ impl Backend for Fake {
                     self.world().draining = d;
                     Reply::Ok
                 }
-                Command::Forget(_) | Command::ForgetNode(_) | Command::ChangeQuorum(..) | Command::Leave => Reply::Ok,
+                Command::Forget(_) | Command::ForgetNode(_) | Command::Adopt | Command::ChangeQuorum(..) | Command::Leave => Reply::Ok,
             })
         }
         .boxed()

@@ -182,6 +182,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/nodes/{node}", delete(forget))
         .route("/drain", post(drain))
         .route("/resume", post(resume))
+        .route("/adopt", post(adopt))
         .route("/settings/strategy", put(strategy))
         .route("/quorum", get(quorum).post(change_quorum));
     Router::new()
@@ -309,6 +310,10 @@ async fn forget(State(app): State<Arc<App>>, Path(node): Path<String>) -> Result
 
 async fn resume(State(app): State<Arc<App>>) -> Result<Json<Done>, Problem> {
     done(&app, Command::Drain(false)).await
+}
+
+async fn adopt(State(app): State<Arc<App>>) -> Result<Json<Done>, Problem> {
+    done(&app, Command::Adopt).await
 }
 
 async fn strategy(State(app): State<Arc<App>>, body: Body) -> Result<Json<Done>, Problem> {

@@ -85,6 +85,11 @@ enum Command {
         #[command(subcommand)]
         what: Option<tasks::Tasks>,
     },
+    /// Say what the mesh is.
+    Mesh {
+        #[command(subcommand)]
+        what: node::Mesh,
+    },
     /// Read and change settings.
     Config {
         #[command(subcommand)]
@@ -226,6 +231,7 @@ async fn asynchronous(command: Command, cx: &Context) -> Result<(), Failure> {
         Command::Run(args) => run::run(cx, *args).await,
         Command::Submit(args) => run::submit(cx, *args).await,
         Command::Tasks { what } => tasks::tasks(cx, what).await,
+        Command::Mesh { what } => node::mesh(cx, what).await,
         Command::Config { what } => config::config(cx, what).await,
         Command::Metrics => node::metrics(cx).await,
         Command::Demo(args) => crate::demo::run(args, cx.output.clone()).await,

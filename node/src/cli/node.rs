@@ -34,6 +34,28 @@ pub(super) enum Nodes {
     },
 }
 
+/// The group.
+#[derive(Debug, Subcommand)]
+pub(super) enum Mesh {
+    /// After a split or the loss of most nodes: the nodes in reach are the mesh, and run what is held back.
+    ///
+    /// The smaller side of a split holds tasks back for ten minutes that the other side may run, too. Say this when the
+    /// others will not come back soon: a task that they run as well runs twice; its submitter sees one result.
+    Adopt,
+}
+
+/// The group.
+pub(super) async fn mesh(cx: &Context, what: Mesh) -> Result<(), Failure> {
+    let client = cx.client()?;
+    match what {
+        Mesh::Adopt => {
+            client.adopt().await?;
+            cx.output.note("the nodes in reach are the mesh: nothing is held back");
+            cx.output.value(&serde_json::json!({ "adopted": true }), |_| Ok(()))
+        }
+    }
+}
+
 /// Stops the node and waits until it is gone.
 pub(super) async fn down(cx: &Context) -> Result<(), Failure> {
     let client = cx.client()?;

@@ -9,7 +9,7 @@ use clap::{
 };
 use clawmesh_protocol::{
     face::{NewTask, State},
-    spec::{OnLost, Priority, RETRIES_MAX, Strategy, TIMEOUT_MAX_MS},
+    spec::{OnLost, OnSplit, Priority, RETRIES_MAX, Strategy, TIMEOUT_MAX_MS},
 };
 
 use crate::client::Submission;
@@ -56,6 +56,9 @@ pub(super) struct TaskFlags {
     /// When its node is lost: run it elsewhere, or give it up [default: requeue].
     #[arg(long, value_name = "WHAT", value_parser = on_lost())]
     on_lost: Option<OnLost>,
+    /// On the smaller side of a split: run it, wait for a while, or never run it there [default: wait].
+    #[arg(long, value_name = "WHAT", value_parser = on_split())]
+    on_split: Option<OnSplit>,
     /// Cores it wants.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4_096))]
     cpus: Option<u32>,
@@ -78,6 +81,7 @@ impl TaskFlags {
             queue_timeout_ms: self.queue_timeout.map(millis),
             total_timeout_ms: self.total_timeout.map(millis),
             on_lost: self.on_lost,
+            on_split: self.on_split,
             at_most_once: self.at_most_once,
             key: self.key,
             cpus: self.cpus,
@@ -147,6 +151,10 @@ pub(super) fn strategy() -> impl TypedValueParser<Value = Strategy> {
 
 fn on_lost() -> impl TypedValueParser<Value = OnLost> {
     choice(OnLost::ALL.iter().map(|p| p.word()).collect())
+}
+
+fn on_split() -> impl TypedValueParser<Value = OnSplit> {
+    choice(OnSplit::ALL.iter().map(|p| p.word()).collect())
 }
 
 /// A state by its word.

@@ -326,8 +326,9 @@ fn tone(state: State) -> Tone {
 fn queue(q: &QueueView) -> String {
     let waiting = q.critical + q.high + q.normal + q.low;
     let parked = if q.parked == 0 { String::new() } else { format!("; no live node can run {} of them", q.parked) };
+    let held = if q.held == 0 { String::new() } else { format!("; {} held back: fewer than half of the mesh is in reach", q.held) };
     format!(
-        "{waiting} waiting (critical {}, high {}, normal {}, low {}){parked}, {} running, {} ended",
+        "{waiting} waiting (critical {}, high {}, normal {}, low {}){parked}{held}, {} running, {} ended",
         q.critical, q.high, q.normal, q.low, q.running, q.ended
     )
 }

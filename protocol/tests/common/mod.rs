@@ -50,6 +50,8 @@ pub struct World {
     pub deaf: BTreeSet<Peer>,
     /// Their disks confirm nothing.
     pub stuck: BTreeSet<Peer>,
+    /// Between these nothing gets through.
+    pub cut: BTreeSet<(Peer, Peer)>,
     pub timing: Timing,
     pub now: u64,
 }
@@ -88,6 +90,7 @@ impl World {
             events: vec![],
             deaf: BTreeSet::new(),
             stuck: BTreeSet::new(),
+            cut: BTreeSet::new(),
             timing,
             now: 1_000,
         };
@@ -118,6 +121,9 @@ impl World {
         Now { ms: self.now, wall_ms: 1_700_000_000_000 + self.now }
     }
     pub fn input(&mut self, p: Peer, i: Input) {
+        if matches!(i, Input::Message(q, _) | Input::Gossip(q, _) if self.cut.contains(&(p, q))) {
+            return;
+        }
         if self.deaf.contains(&p) && matches!(i, Input::Message(..) | Input::Gossip(..)) {
             return;
         }
@@ -195,6 +201,24 @@ impl World {
         leaders.dedup();
         assert_eq!(leaders.len(), 1, "all nodes name one leader: {leaders:?}");
         leaders[0]
+    }
+    /// Parts these nodes from all others, which learn only that they are out of reach.
+    pub fn split(&mut self, side: &[u8]) {
+        let all: Vec<Peer> = self.nodes.keys().copied().collect();
+        let far = |p: &Peer| side.iter().any(|n| peer(*n) == *p);
+        for a in &all {
+            for b in all.iter().filter(|b| far(a) != far(b)) {
+                self.cut.insert((*a, *b));
+                self.queue.push_back((*a, Input::Closed(*b)));
+                self.queue.push_back((*a, Input::Down(*b, false)));
+            }
+        }
+    }
+    /// Everybody reaches everybody again.
+    pub fn heal(&mut self) {
+        for (a, b) in std::mem::take(&mut self.cut) {
+            self.queue.push_back((a, Input::Up(b)));
+        }
     }
     /// How often anybody claimed.
     pub fn claims(&self) -> usize {

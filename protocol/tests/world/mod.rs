@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use clawmesh_protocol::{
-    config::Config,
+    config::{Config, Timing},
     face::{Command, NewTask, Reply},
     gate::Gate,
     ids::Peer,
@@ -45,7 +45,7 @@ pub fn config(n: u8) -> Config {
         version: "test".into(),
         replicas: 3,
         copies: 2,
-        timing: clawmesh_protocol::config::Timing::default(),
+        timing: Timing::default(),
     }
 }
 

@@ -7,7 +7,7 @@ use clawmesh_protocol::{
     face::{Command, NewTask, Query, Refusal, Reply},
     ids::{Hash, TaskId},
     io::Input,
-    spec::{Data, INLINE_MAX, Need, OnLost, Priority, Spec, Strategy, split},
+    spec::{Data, INLINE_MAX, Need, OnLost, OnSplit, Priority, Spec, Strategy, split},
 };
 
 use super::{What, World, node::SKILLS};
@@ -70,7 +70,8 @@ impl World {
                 let s = self.chance.load.pick(Strategy::ALL).unwrap_or_default();
                 self.ask(node, Ask::Other, Command::SetStrategy(s));
             }
-            95..98 => {
+            95 => self.ask(node, Ask::Other, Command::Adopt),
+            96..98 => {
                 let on = self.chance.load.percent(40);
                 self.ask(node, Ask::Other, Command::Drain(on));
             }
@@ -158,6 +159,7 @@ impl World {
         t.strategy = if d.percent(20) { d.pick(Strategy::ALL) } else { None };
         t.labels = if d.percent(5) { vec!["gpu".into()] } else { Vec::new() };
         t.on_lost = d.percent(10).then_some(OnLost::Fail);
+        t.on_split = if d.percent(30) { d.pick(OnSplit::ALL) } else { None };
         t.key = d.percent(5).then(|| format!("key{}", d.range(0, 4)));
         let node = d.below(self.nodes.len());
         let d = &mut self.chance.load;

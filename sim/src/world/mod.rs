@@ -16,7 +16,7 @@ use clawmesh_protocol::{
     ids::{Attempt, Hash, Peer, TaskId},
     io::Input,
     message::Gossip,
-    spec::Work,
+    spec::{OnSplit, Work},
 };
 
 use crate::{
@@ -346,10 +346,15 @@ impl World {
         let lives = |n: &usize| self.nodes.get(*n).is_some_and(|n| n.core.is_some() && n.store == id.origin.store);
         Due {
             id,
-            able: self.has_input(t) && self.nodes.iter().any(|n| n.core.is_some() && n.able(&t.need))
+            able: !self.held_for_good(t) && self.has_input(t) && self.nodes.iter().any(|n| n.core.is_some() && n.able(&t.need))
                 || t.need.queue_timeout_ms + t.need.total_timeout_ms > 0,
             origin: self.disks.node(id.origin.peer).filter(lives),
         }
+    }
+
+    /// It never runs on the smaller side of a split (S7), and the rest of the mesh may have burnt down.
+    fn held_for_good(&self, t: &load::Task) -> bool {
+        t.need.on_split == Some(OnSplit::Never) && self.nodes.iter().any(|n| n.gone)
     }
 
     /// The task's input is on some disk that is left; a loss that was allowed leaves nothing to run.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use clawmesh_protocol::{
-    config::{Config, WAKE_MAX_MS},
+    config::{BACKOFF_MAX_MS, Config, WAKE_MAX_MS},
     face::{Facts, Reply},
     gate::Gate,
     ids::{Attempt, Hash, Peer, TaskId},
@@ -564,8 +564,11 @@ impl World {
     }
 
     fn note_event(&mut self, _node: usize, e: &Event) {
-        if matches!(e, Event::Decided(..) | Event::Accepted(..)) {
-            self.progress = self.now;
+        match e {
+            Event::Decided(..) | Event::Accepted(..) => self.progress = self.progress.max(self.now),
+            // The next attempt may be that far off.
+            Event::AttemptEnded(_, _, End::Lost) => self.progress = self.now + BACKOFF_MAX_MS / 2,
+            _ => {}
         }
         let line = match e {
             Event::Election { why } => format!("election: {why}"),
