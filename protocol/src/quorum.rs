@@ -85,7 +85,7 @@ impl MeshConfig {
     pub fn groups(&self) -> impl Iterator<Item = &[Voter]> {
         let both = self.mode == Mode::Quorum && !self.pending.is_empty();
         let now = (self.mode == Mode::Quorum && !(both && mutant::on(40))).then_some(self.voters.as_slice());
-        let next = (!self.pending.is_empty() && !(both && mutant::on(39))).then_some(self.pending.as_slice());
+        let next = (!(self.pending.is_empty() || both && mutant::on(39))).then_some(self.pending.as_slice());
         now.into_iter().chain(next)
     }
     /// True when `yes` holds for a majority of every group.

@@ -5,6 +5,8 @@ mod i01_promise;
 mod i02_one_server;
 mod i04_durable;
 mod i05_stable_first;
+mod i06_fence;
+mod i06_first_report;
 mod i06_one_outcome;
 mod i07_monotone;
 mod i08_equal_bytes;
@@ -13,6 +15,7 @@ mod i14_converged;
 mod i15_done;
 mod i16_churn;
 mod i20_copies;
+mod l01_awake;
 
 use crate::oracle::{Disks, Entry};
 
@@ -35,6 +38,8 @@ pub fn all(copies: usize) -> Vec<Box<dyn Check>> {
         Box::new(i04_durable::Durable::default()),
         Box::new(i05_stable_first::StableFirst::new(copies)),
         Box::new(i06_one_outcome::OneOutcome::default()),
+        Box::new(i06_first_report::FirstReport::default()),
+        Box::new(i06_fence::Fence::default()),
         Box::new(i07_monotone::Monotone::default()),
         Box::new(i08_equal_bytes::EqualBytes::default()),
         Box::new(i09_one_start::OneStart::default()),
@@ -42,6 +47,7 @@ pub fn all(copies: usize) -> Vec<Box<dyn Check>> {
         Box::new(i15_done::Done::default()),
         Box::new(i16_churn::Churn::default()),
         Box::new(i20_copies::Copies),
+        Box::new(l01_awake::Awake::default()),
     ]
 }
 

@@ -284,6 +284,7 @@ impl World {
         self.nodes[node].paused = on;
         let name = self.nodes[node].cfg.name.clone();
         self.say(|| format!("{name} {}", if on { "STOPPED" } else { "CONTINUES" }));
+        self.see(node, Fact::Paused(on));
         if !on {
             let inbox = std::mem::take(&mut self.nodes[node].inbox);
             let life = self.nodes[node].life;
