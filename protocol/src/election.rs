@@ -9,6 +9,7 @@ use crate::{
     io::Event,
     mesh::Mesh,
     message::{Claim, Follow, Hb, HbAck, Join, Message, Pre, PreHigher, PreLeader, PreOk, Reject, Rival, Weight},
+    mutant,
     rule::Rule,
     writes::{Coord, Phase},
 };
@@ -58,7 +59,7 @@ impl Mesh {
     fn leader_fresh(&self) -> bool {
         let Some(l) = &self.leader else { return false };
         let heard = self.now.saturating_sub(l.last_hb) < self.t_suspect();
-        let answered = self.now.saturating_sub(l.two_way) < 3 * self.t_suspect();
+        let answered = self.now.saturating_sub(l.two_way) < 3 * self.t_suspect() || mutant::on(27);
         let left = self.view.get(&l.peer).is_some_and(crate::view::Member::left);
         heard && !left && (answered || !self.in_council_or_replica())
     }
@@ -141,7 +142,7 @@ impl Mesh {
         }
         let mine = self.rank();
         let except = self.leader.as_ref().map(|l| l.peer);
-        let better = self.view.better(mine, except) as u64;
+        let better = if mutant::on(28) { 0 } else { self.view.better(mine, except) as u64 };
         if better > 0 {
             self.rule(Rule::E2);
         }
@@ -219,6 +220,9 @@ impl Mesh {
     fn start_round(&mut self) {
         self.election_at = None;
         self.rule(Rule::E3);
+        if mutant::on(26) {
+            return self.claim(self.side.promised.n);
+        }
         self.round_no += 1;
         let answers: BTreeMap<Peer, Option<u64>> = self.view.usable().map(|p| (p, None)).collect();
         let pre = Pre { rank: self.rank(), n: self.side.promised.n, round: self.round_no, ext: Default::default() };
@@ -319,7 +323,7 @@ impl Mesh {
         }
         let mine = self.rank();
         let except = self.leader.as_ref().map(|l| l.peer);
-        let better = mine > p.rank && self.eligible() && self.view.in_council(mine, except);
+        let better = mine > p.rank && self.eligible() && (self.view.in_council(mine, except) || mutant::on(28));
         if self.co.is_some() || better {
             self.send(from, Message::PreHigher(PreHigher { round, n: self.side.promised.n, ext: Default::default() }));
             if self.co.is_none() && self.round.is_none() {
@@ -390,7 +394,8 @@ impl Mesh {
 
     pub(crate) fn claim(&mut self, n: u64) {
         let base = if self.by_majority() { VOTED } else { 0 };
-        let epoch = Epoch { n: n.max(self.side.promised.n).max(base) + 1, peer: self.me };
+        let again = mutant::on(6) && self.side.promised.peer == self.me && n <= self.side.promised.n;
+        let epoch = Epoch { n: n.max(self.side.promised.n).max(base) + u64::from(!again), peer: self.me };
         self.promise(epoch);
         self.leader = None;
         self.election_at = None;
@@ -533,7 +538,8 @@ impl Mesh {
             join: self.round_no,
             ext: Default::default(),
         };
-        self.send_durable(to, Message::Follow(f));
+        let after = if mutant::on(2) { 0 } else { self.last_no() };
+        self.send_after(to, Message::Follow(f), after);
         self.plan_inventory();
     }
 
@@ -601,7 +607,11 @@ impl Mesh {
         if self.view.is_usable(&to) {
             l.lane_bad = false;
         }
+        let seated = h.replicas.contains(&me);
         l.hb = Some(h);
+        if mutant::on(24) && !seated {
+            self.drop_all();
+        }
         self.election_at = None;
         self.wait_higher = None;
         if ack && self.view.is_usable(&to) {
@@ -650,7 +660,7 @@ impl Mesh {
             };
         }
         let mine = self.weight();
-        if mine > weight && !majority {
+        if !majority && if mutant::on(33) { c.epoch > epoch } else { mine > weight } {
             // It will ask us to take its side in.
             let hb = self.heartbeat();
             self.send_durable(other, Message::Hb(hb));
@@ -736,7 +746,7 @@ impl Mesh {
 
     pub(crate) fn on_not_coordinator(&mut self, _from: Peer, n: crate::message::NotCoordinator) {
         // E11: a hint, never followed to a lower epoch.
-        if let Some(p) = n.leader.filter(|p| *p != self.me && n.epoch >= self.side.promised && self.view.is_usable(p))
+        if let Some(p) = n.leader.filter(|p| *p != self.me && (n.epoch >= self.side.promised || mutant::on(36)) && self.view.is_usable(p))
             && self.co.is_none()
             && !self.leader_alive()
         {

@@ -75,7 +75,7 @@ impl Mesh {
 
     fn tick_wish(&mut self) {
         let now = self.now;
-        let flaps = self.side.flaps.min(FLAPS_MAX);
+        let flaps = if crate::mutant::on(32) { 0 } else { self.side.flaps.min(FLAPS_MAX) };
         let steady_ms = self.cfg.timing.steady_ms;
         let wait = (steady_ms << flaps).min(steady_ms.saturating_mul(STEADY_MAX));
         let contact = self.two_way_leader().filter(|_| self.eligible());

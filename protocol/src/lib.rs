@@ -14,6 +14,7 @@ pub mod ids;
 pub mod io;
 pub mod mesh;
 pub mod message;
+pub mod mutant;
 mod origin;
 pub mod placement;
 mod query;

@@ -24,6 +24,7 @@ use crate::{
     ids::{Epoch, Hash, Origin, Peer, TaskId, Ver},
     io::{Batch, Event, Input, Output, Recovered},
     message::{Advert, Floor, Gossip, Message, Rank, Settings},
+    mutant,
     origin::Outbox,
     query::Asks,
     record::Rec,
@@ -710,7 +711,7 @@ impl Mesh {
         self.send_after(to, msg, after);
     }
 
-    fn send_after(&mut self, to: Peer, msg: Message, after: u64) {
+    pub(crate) fn send_after(&mut self, to: Peer, msg: Message, after: u64) {
         if to == self.me {
             self.own.entry(after).or_default().push_back(msg);
         } else {
@@ -740,7 +741,7 @@ impl Mesh {
     pub(crate) fn promise(&mut self, e: Epoch) {
         if e > self.side.promised {
             self.side.promised = e;
-            self.side_dirty = true;
+            self.side_dirty |= !mutant::on(1);
         }
     }
 

@@ -12,6 +12,7 @@ use crate::{
     io::Event,
     mesh::Mesh,
     message::{Busy, Deliver, Delivered, Floor, ITEMS_MAX, Message, Offer, Settled, Submit, SubmitAck, SubmitRefused},
+    mutant,
     record::{End, Outcome},
     rule::Rule,
     schedule::Key,
@@ -369,7 +370,7 @@ impl Mesh {
 
     pub(crate) fn on_deliver(&mut self, from: Peer, d: Deliver) {
         // O2: only the coordinator of the epoch we promised to.
-        if d.epoch != self.side.promised || d.epoch.peer != from {
+        if (d.epoch != self.side.promised || d.epoch.peer != from) && !mutant::on(18) {
             self.rule(Rule::O2);
             return self.event(Event::Dropped("stale_deliver"));
         }
@@ -391,7 +392,7 @@ impl Mesh {
             }
             return;
         };
-        if let Some(mine) = t.rec.outcome.clone() {
+        if let Some(mine) = t.rec.outcome.clone().filter(|_| !mutant::on(19)) {
             self.rule(Rule::O2);
             if mine != d.outcome {
                 self.event(Event::SecondOutcome(id));
@@ -406,7 +407,7 @@ impl Mesh {
         let bytes = codec::encode(&t.rec);
         let took = t.since.map(|s| self.now - s);
         let copies = t.copies;
-        self.outbox.open -= 1;
+        self.outbox.open = self.outbox.open.saturating_sub(1);
         self.outbox.unsent.remove(&id);
         self.answered(&id);
         self.put(Key::outbox(&id), bytes);

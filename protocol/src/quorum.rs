@@ -15,6 +15,7 @@ use crate::{
     io::Event,
     mesh::Mesh,
     message::{ChangeQuorum, Configure, Message, Reject, SettingsRefused},
+    mutant,
     record::{End, Rec, reconcile, same_content},
     rule::Rule,
     schedule::Key,
@@ -83,13 +84,18 @@ wire_struct! {
 impl MeshConfig {
     /// The groups of which a majority is needed, each.
     pub fn groups(&self) -> impl Iterator<Item = &[Voter]> {
-        let now = (self.mode == Mode::Quorum).then_some(self.voters.as_slice());
-        let next = (!self.pending.is_empty()).then_some(self.pending.as_slice());
+        let both = self.mode == Mode::Quorum && !self.pending.is_empty();
+        let now = (self.mode == Mode::Quorum && !(both && mutant::on(40))).then_some(self.voters.as_slice());
+        let next = (!(self.pending.is_empty() || both && mutant::on(39))).then_some(self.pending.as_slice());
         now.into_iter().chain(next)
     }
     /// True when `yes` holds for a majority of every group.
     pub fn majority(&self, mut yes: impl FnMut(&Voter) -> bool) -> bool {
         self.groups().all(|g| g.iter().filter(|v| yes(v)).count() > g.len() / 2)
+    }
+    /// As [`MeshConfig::majority`], blind to the pending voters: the broken rule of mutant 43.
+    fn old_majority(&self, yes: impl FnMut(&Voter) -> bool) -> bool {
+        self.mode == Mode::Quorum && Self { pending: Vec::new(), ..self.clone() }.majority(yes)
     }
     /// The voter with this key, whatever its store.
     pub fn voter(&self, peer: &Peer) -> Option<&Voter> {
@@ -108,7 +114,7 @@ impl MeshConfig {
 fn majority_has(group: &[Voter], has: impl Fn(&Voter) -> u64) -> u64 {
     let mut upto: Vec<u64> = group.iter().map(has).collect();
     upto.sort_unstable_by(|a, b| b.cmp(a));
-    upto.get(group.len() / 2).copied().unwrap_or(0)
+    upto.get(if mutant::on(14) { (group.len() / 2).min(1) } else { group.len() / 2 }).copied().unwrap_or(0)
 }
 
 impl Mesh {
@@ -149,20 +155,33 @@ impl Mesh {
     /// A majority of the voters is in this set of (node, store), this node counted.
     pub(crate) fn majority_of(&self, yes: &BTreeSet<(Peer, u64)>) -> bool {
         let me = (self.me, self.store);
-        self.quorum.as_ref().is_none_or(|q| q.majority(|v| (v.peer, v.store) == me || yes.contains(&(v.peer, v.store))))
+        if let Some(q) = self.quorum.as_ref().filter(|_| mutant::on(8)) {
+            return yes.len() + 1 > q.voters.len() / 2;
+        }
+        let has = |v: &Voter| (v.peer, v.store) == me || yes.contains(&(v.peer, v.store));
+        self.quorum.as_ref().is_none_or(|q| q.majority(has) || mutant::on(43) && q.old_majority(has))
     }
 
     /// Enough voters have followed with the store they are named by, and are pulled (T2).
     pub(crate) fn majority_pulled(&self) -> bool {
         let (Some(q), Some(c)) = (&self.quorum, &self.co) else { return true };
+        if mutant::on(8) {
+            return c.followers.values().filter(|f| f.stage != Stage::Pulling).count() + 1 > q.voters.len() / 2;
+        }
         let pulled = |v: &Voter| c.followers.get(&v.peer).is_some_and(|f| f.store == v.store && f.stage != Stage::Pulling);
-        q.majority(|v| (v.peer == self.me && v.store == self.store) || pulled(v))
+        let has = |v: &Voter| (v.peer == self.me && v.store == self.store) || pulled(v);
+        mutant::on(5) || q.majority(has) || mutant::on(43) && q.old_majority(has)
     }
 
     /// The highest write of this epoch that a majority of every group has.
     pub(crate) fn majority_upto(&self) -> u64 {
         let (Some(q), Some(c)) = (&self.quorum, &self.co) else { return 0 };
         let own = c.own_upto();
+        if mutant::on(8) {
+            let mut all: Vec<u64> = c.holders().map(|(_, f)| f.acked).chain([own]).collect();
+            all.sort_unstable_by(|a, b| b.cmp(a));
+            return all.get(q.voters.len() / 2).copied().unwrap_or(0);
+        }
         let has = |v: &Voter| match v.peer == self.me {
             true if v.store == self.store => own,
             true => 0,
@@ -265,6 +284,9 @@ impl Mesh {
 
     /// The first write of every epoch that has voters: until then their set is an inherited one (T4, C2).
     pub(crate) fn restamp_config(&mut self) {
+        if mutant::on(42) {
+            return;
+        }
         self.write_config(|_| {});
     }
 
@@ -277,13 +299,14 @@ impl Mesh {
     /// The configuration is of this epoch and stable.
     fn config_stable(&self) -> bool {
         let (Some(q), Some(c)) = (&self.quorum, &self.co) else { return false };
-        c.serving() && q.ver.epoch == c.epoch && q.ver.seq <= c.stable
+        c.serving() && (q.ver.epoch == c.epoch && q.ver.seq <= c.stable || mutant::on(42) && q.ver.epoch != c.epoch)
     }
 
     /// Brings a change further: the joint set is stable, so the new one may stand alone; the new one is stable, so who
     /// asked hears of it, and a coordinator that it left out goes.
     pub(crate) fn step_config(&mut self) {
-        if !self.config_stable() {
+        let hasty = mutant::on(38) && self.co.as_ref().is_some_and(|c| c.serving());
+        if !self.config_stable() && !hasty {
             return;
         }
         let Some(q) = &self.quorum else { return };
@@ -430,7 +453,11 @@ impl Mesh {
             self.quorum = Some(first);
         }
         self.write_config(|q| {
-            q.pending = next;
+            if mutant::on(37) {
+                (q.voters, q.mode) = (next, Mode::Quorum);
+            } else {
+                q.pending = next;
+            }
             q.number += 1;
         });
     }

@@ -5,6 +5,7 @@ use alloc::{string::String, vec::Vec};
 use crate::{
     codec::{Ext, Wire},
     ids::{Attempt, Epoch, Hash, Peer, TaskId, Ver},
+    mutant,
     spec::{Data, Kind, Need, OnLost, Priority},
     wire_choice, wire_struct, wire_tuple,
 };
@@ -247,6 +248,13 @@ impl Rec {
             self.past_dropped += 1;
         }
     }
+    /// The record as a program would store it that does not keep what it does not know: the broken rule of mutant 35.
+    pub(crate) fn without_unknown(mut self) -> (Self, Vec<u8>) {
+        self.ext = Ext::default();
+        self.need.ext = Ext::default();
+        let bytes = crate::codec::encode(&self);
+        (self, bytes)
+    }
     /// Encodes the record, dropping old attempts until it fits [`RECORD_MAX`].
     pub fn encode_fit(&mut self) -> Vec<u8> {
         loop {
@@ -267,7 +275,13 @@ pub fn clip(s: &str, max: usize) -> String {
 
 /// Which of two contents wins: `(delivered, outcome is some, ver)` (T3).
 fn weight(r: &Rec) -> (bool, bool, Ver) {
-    (r.delivered, r.outcome.is_some(), r.ver)
+    (r.delivered && !mutant::on(17), r.outcome.is_some() && !mutant::on(16), r.ver)
+}
+
+/// The content of `a` wins over that of `b` (T3).
+fn wins(a: &Rec, b: &Rec) -> bool {
+    let tie = a.outcome.is_some() && b.outcome.is_some() && a.delivered == b.delivered;
+    (weight(a) >= weight(b)) != (tie && mutant::on(3) && a.ver != b.ver)
 }
 
 /// Joins two versions of one task (T3).  The result carries the winner's version; when it differs in
@@ -276,7 +290,7 @@ fn weight(r: &Rec) -> (bool, bool, Ver) {
 /// Laws (property-tested): commutative, associative and idempotent on content; never loses an outcome,
 /// a `delivered`, a `cancel`, or an attempt.
 pub fn reconcile(a: &Rec, b: &Rec) -> Rec {
-    let (win, lose) = if weight(a) >= weight(b) { (a, b) } else { (b, a) };
+    let (win, lose) = if wins(a, b) { (a, b) } else { (b, a) };
     let mut r = win.clone();
     for p in &lose.past {
         r.push_past(p.clone());
@@ -300,7 +314,7 @@ pub fn reconcile(a: &Rec, b: &Rec) -> Rec {
     r.crashes = a.crashes.max(b.crashes);
     r.losses = a.losses.max(b.losses);
     r.failures = a.failures.max(b.failures);
-    r.cancel = a.cancel || b.cancel;
+    r.cancel = if mutant::on(22) { r.cancel } else { a.cancel || b.cancel };
     r
 }
 

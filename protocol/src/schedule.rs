@@ -18,6 +18,7 @@ use crate::{
         Assign, Busy, Cancel, CancelAck, Deliver, Delivered, Floor, ForgetNode, Kill, Message, Refuse, Report, ReportAck, SetStrategy,
         Settings, SettingsRefused, Settled, Submit, SubmitRefused,
     },
+    mutant,
     placement::{Candidate, choose, fits},
     queue::{Class, Queue},
     record::{End, Live, Outcome, Past, Queued, Rec, clip},
@@ -191,6 +192,9 @@ impl Mesh {
         }
         let ids: Vec<TaskId> = self.table.iter().map(|r| r.id).collect();
         for id in ids {
+            if let Some(r) = self.table.get(&id).filter(|r| mutant::on(30) && r.crashes > 0) {
+                self.write(Rec { crashes: 0, ..r.clone() });
+            }
             self.sched_refresh(&id);
         }
         let now = self.now;
@@ -725,7 +729,7 @@ impl Mesh {
             self.write(rec);
         }
         let Some(rec) = self.table.get(&r.id) else { return };
-        if rec.terminal() {
+        if rec.terminal() && !mutant::on(9) {
             if live {
                 let mut rec = rec.clone();
                 rec.end_live(r.attempt, r.outcome.end, r.outcome.exit, &r.outcome.why, self.wall);
@@ -754,6 +758,9 @@ impl Mesh {
             }
         }
         self.settle_report(from, r.id, r.attempt, o);
+        if mutant::on(23) {
+            return self.emit(Effect::ReportAck(r.id, r.attempt, from));
+        }
         self.effect(&r.id, Effect::ReportAck(r.id, r.attempt, from));
     }
 
@@ -802,7 +809,7 @@ impl Mesh {
         data: Data,
         ran_ms: u64,
     ) {
-        let Some(rec) = self.table.get(id).filter(|r| !r.terminal()) else { return };
+        let Some(rec) = self.table.get(id).filter(|r| !r.terminal() || mutant::on(9)) else { return };
         let mut rec = rec.clone();
         let wall = self.wall;
         let others: Vec<Live> = rec.live.iter().filter(|l| Some(l.attempt) != attempt).cloned().collect();

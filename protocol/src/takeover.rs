@@ -12,6 +12,7 @@ use crate::{
     io::Event,
     mesh::Mesh,
     message::{BYTES_MAX, Floor, Follow, ITEMS_MAX, Inventory, Message, Pull, PullResp, Release, Settings},
+    mutant,
     quorum::MeshConfig,
     record::{End, Rec, decode_rec, reconcile, same_content},
     rule::Rule,
@@ -174,7 +175,7 @@ impl Mesh {
         if self.quorum.as_ref().and_then(|q| q.voter(&from)).is_some_and(|v| v.store != f.store) {
             self.rule(Rule::C3);
         }
-        if let Some(q) = f.config {
+        if let Some(q) = f.config.filter(|_| !mutant::on(41)) {
             self.adopt_config(&q);
             if self.co.is_none() {
                 return;
@@ -298,6 +299,10 @@ impl Mesh {
         if self.voted_epoch() {
             return self.merge_by_majority(theirs, bytes);
         }
+        let blind = self.table.get(&id).is_some_and(|mine| mutant::on(15) && theirs.ver > mine.ver) || mutant::on(34);
+        if blind {
+            return self.store_raw(theirs, bytes);
+        }
         let serving = self.co.as_ref().is_some_and(|c| c.serving());
         match self.table.get(&id) {
             None => {
@@ -310,7 +315,8 @@ impl Mesh {
                     }
                     return;
                 }
-                let joined = reconcile(mine, &theirs);
+                let late = mutant::on(13) && serving && theirs.terminal() && theirs.delivered == mine.delivered;
+                let joined = if late { theirs.clone() } else { reconcile(mine, &theirs) };
                 self.fired.count(Rule::T3);
                 if joined == *mine {
                     if theirs.ver > mine.ver {
@@ -363,7 +369,7 @@ impl Mesh {
         if c.phase != Phase::Syncing || !c.sure() {
             return;
         }
-        if c.followers.iter().any(|(p, f)| f.stage == Stage::Pulling && self.view.is_usable(p)) {
+        if !mutant::on(5) && c.followers.iter().any(|(p, f)| f.stage == Stage::Pulling && self.view.is_usable(p)) {
             return self.wake_at(self.now + T_CLAIM_MS);
         }
         if !self.majority_pulled() {
@@ -568,11 +574,15 @@ impl Mesh {
         if !follows || self.co.is_some() || r.epoch != self.side.promised {
             return;
         }
+        self.drop_all();
+        self.synced = false;
+        self.advert_soon();
+    }
+
+    pub(crate) fn drop_all(&mut self) {
         let ids: Vec<TaskId> = self.table.iter().map(|r| r.id).collect();
         for id in ids {
             self.forget(&id);
         }
-        self.synced = false;
-        self.advert_soon();
     }
 }

@@ -30,7 +30,7 @@ impl AwakeClock {
         let last = self.last.unwrap_or(ms);
         let gap = ms.saturating_sub(last);
         self.last = Some(ms.max(last));
-        let cut = if gap > GAP_MS { gap } else { 0 };
+        let cut = if gap > GAP_MS && !crate::mutant::on(29) { gap } else { 0 };
         self.skipped += cut;
         (ms.max(last) - self.skipped, cut)
     }

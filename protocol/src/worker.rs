@@ -14,6 +14,7 @@ use crate::{
     io::{Event, Exit, Job, Output},
     mesh::Mesh,
     message::{Assign, ITEMS_MAX, Inventory, Kill, Message, Refuse, Report, ReportAck},
+    mutant,
     record::{End, Outcome, clip},
     rule::Rule,
     schedule::Key,
@@ -355,6 +356,7 @@ impl Mesh {
             Some(State::Dead) => self.report_dead(from, k.id, k.attempt),
             None if self.worker.settled.contains(&key) || self.below_floor(&k.id) => {}
             // Kill overtook Assign: the mark makes sure it never starts (S2).
+            None if mutant::on(20) => {}
             None => {
                 self.rule(Rule::S2);
                 self.mark_dead(from, k.id, k.attempt);

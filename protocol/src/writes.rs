@@ -14,6 +14,7 @@ use crate::{
     io::{Event, Output},
     mesh::Mesh,
     message::{Ack, BYTES_MAX, Floor, Hb, ITEMS_MAX, Message, Settings, Write},
+    mutant,
     record::{Outcome, Rec},
     rule::Rule,
     schedule::{Key, Sched},
@@ -237,7 +238,7 @@ impl Mesh {
     pub(crate) fn effect(&mut self, id: &TaskId, effect: Effect) {
         let Some(epoch) = self.co.as_ref().map(|c| c.epoch) else { return };
         let Some(rec) = self.table.get(id) else { return };
-        if rec.ver.epoch != epoch {
+        if rec.ver.epoch != epoch && !mutant::on(10) {
             let rec = rec.clone();
             self.rule(Rule::T4);
             self.write(rec);
@@ -272,7 +273,7 @@ impl Mesh {
 
     /// Recomputes what is stable and lets effects out.
     pub(crate) fn release(&mut self) {
-        let d = self.cfg.copies;
+        let d = if mutant::on(4) { 1 } else { self.cfg.copies };
         let now = self.now;
         let Some(c) = &mut self.co else { return };
         let need = c.need(d, now);
@@ -452,7 +453,7 @@ impl Mesh {
         let Some(c) = &mut self.co else { return };
         let Some(f) = c.followers.get_mut(&from) else { return };
         // W4: only an acknowledgement of this epoch, store and boot counts.
-        if a.epoch != c.epoch || a.store != f.store || a.boot != f.boot || a.upto > c.seq {
+        if (a.epoch != c.epoch || a.store != f.store || a.boot != f.boot || a.upto > c.seq) && !mutant::on(7) {
             self.rule(Rule::W4);
             return self.event(Event::Dropped("ack"));
         }
@@ -470,7 +471,8 @@ impl Mesh {
     // ---- as a replica ----
 
     pub(crate) fn on_write(&mut self, from: Peer, w: Write) {
-        let Some(l) = self.leader.as_ref().filter(|l| l.epoch == w.epoch && l.peer == from && w.epoch == self.side.promised) else {
+        let current = |l: &&crate::election::Leader| l.epoch == w.epoch && l.peer == from && w.epoch == self.side.promised;
+        let Some(l) = self.leader.as_ref().filter(|l| current(l) || mutant::on(11)) else {
             self.rule(Rule::W3);
             return self.event(Event::Dropped("write_of_another_epoch"));
         };
@@ -490,7 +492,7 @@ impl Mesh {
         }
         for id in w.dels {
             // G3: only what has an outcome and is below the floor.
-            if self.below_floor(&id) && self.table.get(&id).is_some_and(Rec::terminal) {
+            if mutant::on(21) || self.below_floor(&id) && self.table.get(&id).is_some_and(Rec::terminal) {
                 self.forget(&id);
             }
         }
@@ -510,6 +512,7 @@ impl Mesh {
 
     /// W3: a newer version replaces an older one; equal versions are equal bytes; what is settled stays.
     fn apply(&mut self, rec: Rec, bytes: Vec<u8>, from: Peer) {
+        let (rec, bytes) = if mutant::on(35) { rec.without_unknown() } else { (rec, bytes) };
         let id = rec.id;
         if let Some(mine) = self.table.get(&id) {
             if rec.ver == mine.ver && self.table.bytes(&id) != Some(bytes.as_slice()) {
@@ -548,7 +551,8 @@ impl Mesh {
         let (to, epoch) = (l.peer, l.epoch);
         self.acked_upto = self.acked_upto.max(upto);
         let ack = Ack { epoch, store: self.store, boot: self.boot, upto: self.acked_upto, ext: Default::default() };
-        self.send_durable(to, Message::Ack(ack));
+        let after = if mutant::on(12) { 0 } else { self.last_no() };
+        self.send_after(to, Message::Ack(ack), after);
     }
 
     /// Deletes a record and the blobs only it named.
@@ -872,7 +876,8 @@ impl Mesh {
     }
 
     fn expired(&self, o: &Outcome) -> bool {
-        o.ended_at.saturating_add(self.cfg.tune.retain_ms) < self.wall
+        let kept = if crate::mutant::on(21) { 5_000 } else { self.cfg.tune.retain_ms };
+        o.ended_at.saturating_add(kept) < self.wall
     }
 
     /// G3: ended tasks below the floor go when there are too many, or they are too old.
@@ -884,7 +889,7 @@ impl Mesh {
         let mut gone = Vec::new();
         for (i, id) in self.table.ended().enumerate().take(ITEMS_MAX) {
             let old = self.table.get(id).and_then(|r| r.outcome.as_ref()).is_some_and(|o| self.expired(o));
-            if (i < over || old) && self.below_floor(id) {
+            if (i < over || old) && (self.below_floor(id) || mutant::on(21)) {
                 gone.push(*id);
             }
         }

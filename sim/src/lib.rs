@@ -10,6 +10,7 @@ pub mod check;
 mod core;
 pub mod coverage;
 mod layout;
+pub mod mutants;
 pub mod oracle;
 pub mod plan;
 pub mod rng;

@@ -68,6 +68,8 @@ pub enum Fact {
     Acked(TaskId, u32),
     /// A local program was told the task's end.
     Ended(TaskId, String),
+    /// The process stands still (SIGSTOP, suspend), or goes on.
+    Paused(bool),
     /// The link between this node and that one went up or down, as this node was told.
     Link(Peer, bool),
     /// After healing, when nothing moves any more or time is up.

@@ -163,6 +163,30 @@ fn dependencies_run_one_way() {
     }
 }
 
+/// The simulator can break each rule of the core on purpose; in the program there is nothing to break.
+#[test]
+fn the_program_has_no_broken_rules() {
+    let features = |args: &[&str]| -> String {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo
+            .current_dir(root())
+            .args(["tree", "--locked", "--prefix", "none", "--edges", "normal,build", "--format", "{p} [{f}]"])
+            .args(args);
+        let out = cargo.output().unwrap();
+        assert!(out.status.success(), "{cargo:?}: {}", String::from_utf8_lossy(&out.stderr));
+        let text = String::from_utf8(out.stdout).unwrap();
+        let core: Vec<&str> = text.lines().filter(|l| l.starts_with("clawmesh-protocol ")).collect();
+        assert!(!core.is_empty(), "{cargo:?} does not list the core");
+        core.join("\n")
+    };
+    // Whatever is asked of the program, and in a build of everything.
+    for args in [&["--package", "clawmesh"][..], &["--package", "clawmesh", "--all-features"], &["--workspace"]] {
+        let core = features(args);
+        assert!(!core.contains("mutants"), "{args:?}: {core}");
+    }
+    assert!(features(&["--package", "clawmesh-sim", "--features", "mutants"]).contains("mutants"), "this test sees nothing");
+}
+
 /// The compiler then refuses every clock, thread, file and socket of the standard library.
 #[test]
 fn the_core_has_no_standard_library() {

@@ -1,4 +1,7 @@
-//! I7: on one disk, an outcome never becomes none, and `delivered` and `cancel` never fall.
+//! I7: on one disk, an outcome never becomes none, and `delivered`, `cancel` and the counters of attempts, crashes
+//! and losses never fall (T3, S5).
+
+use clawmesh_protocol::record::Rec;
 
 use super::Check;
 use crate::oracle::{Disks, Entry, Fact};
@@ -7,7 +10,14 @@ use crate::oracle::{Disks, Entry, Fact};
 #[derive(Default)]
 pub(super) struct Monotone {
     /// What a node has handed to its disk, durable or not.
-    last: std::collections::BTreeMap<(usize, clawmesh_protocol::ids::TaskId), (bool, bool, bool)>,
+    last: std::collections::BTreeMap<(usize, clawmesh_protocol::ids::TaskId), Marks>,
+}
+
+/// What only rises: (outcome, delivered, cancel), (issued, crashes, losses).
+type Marks = ((bool, bool, bool), (u32, u32, u32));
+
+fn marks(r: &Rec) -> Marks {
+    ((r.outcome.is_some(), r.delivered, r.cancel), (r.issued, r.crashes, r.losses))
 }
 
 impl Check for Monotone {
@@ -20,7 +30,7 @@ impl Check for Monotone {
                 // What was not durable is gone, with whatever it said.
                 self.last.retain(|(n, _), _| *n != e.node);
                 if let Some(d) = disks.now.get(e.node) {
-                    let kept = d.recs.iter().map(|(id, r)| ((e.node, *id), (r.outcome.is_some(), r.delivered, r.cancel)));
+                    let kept = d.recs.iter().map(|(id, r)| ((e.node, *id), marks(r)));
                     self.last.extend(kept);
                 }
             }
@@ -29,10 +39,13 @@ impl Check for Monotone {
                     self.last.remove(&(e.node, *id));
                 }
                 for (r, _) in &p.recs {
-                    let new = (r.outcome.is_some(), r.delivered, r.cancel);
+                    let new = marks(r);
                     let old = self.last.insert((e.node, r.id), new).unwrap_or_default();
-                    if (old.0 && !new.0) || (old.1 && !new.1) || (old.2 && !new.2) {
-                        return Err(format!("{:?} at {:?}: (outcome, delivered, cancel) went from {old:?} to {new:?}", r.id, r.ver));
+                    let fell = [(old.0.0, new.0.0), (old.0.1, new.0.1), (old.0.2, new.0.2)].iter().any(|(a, b)| a > b);
+                    let fewer = [(old.1.0, new.1.0), (old.1.1, new.1.1), (old.1.2, new.1.2)].iter().any(|(a, b)| a > b);
+                    if fell || fewer {
+                        let what = "(outcome, delivered, cancel), (issued, crashes, losses)";
+                        return Err(format!("{:?} at {:?}: {what} went from {old:?} to {new:?}", r.id, r.ver));
                     }
                 }
             }
@@ -54,6 +67,9 @@ mod tests {
         let plain = rec(task(1), epoch(1, 0), 2);
         assert_eq!(judge(Monotone::default(), vec![(0, batch(1, vec![plain.clone()])), (0, batch(2, vec![r.clone()]))]), None);
         assert!(judge(Monotone::default(), vec![(0, batch(1, vec![r.clone()])), (0, batch(2, vec![plain.clone()]))]).is_some());
+        let mut crashed = plain.clone();
+        crashed.crashes = 2;
+        assert!(judge(Monotone::default(), vec![(0, batch(1, vec![crashed])), (0, batch(2, vec![plain.clone()]))]).is_some());
         // On another disk it says nothing.
         assert_eq!(judge(Monotone::default(), vec![(0, batch(1, vec![r])), (1, batch(1, vec![plain]))]), None);
     }

@@ -8,6 +8,8 @@ mod i04_durable;
 mod i04_visible;
 mod i05_majority;
 mod i05_stable_first;
+mod i06_fence;
+mod i06_first_report;
 mod i06_one_outcome;
 mod i06_one_word;
 mod i07_monotone;
@@ -24,6 +26,7 @@ mod i16_churn;
 mod i17_bounded;
 mod i19_in_turn;
 mod i20_copies;
+mod l01_awake;
 mod ledger;
 
 use crate::oracle::{Disks, Entry};
@@ -51,6 +54,8 @@ pub fn all(copies: usize) -> Vec<Box<dyn Check>> {
         Box::new(i05_stable_first::StableFirst::new(copies)),
         Box::new(i06_one_outcome::OneOutcome::default()),
         Box::new(i06_one_word::OneWord::default()),
+        Box::new(i06_first_report::FirstReport::default()),
+        Box::new(i06_fence::Fence::default()),
         Box::new(i07_monotone::Monotone::default()),
         Box::new(i08_equal_bytes::EqualBytes::default()),
         Box::new(i09_one_start::OneStart::default()),
@@ -65,6 +70,7 @@ pub fn all(copies: usize) -> Vec<Box<dyn Check>> {
         Box::new(i17_bounded::Bounded::default()),
         Box::new(i19_in_turn::InTurn::default()),
         Box::new(i20_copies::Copies),
+        Box::new(l01_awake::Awake::default()),
     ]
 }
 

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clawmesh_sim::{
+    mutants,
     plan::{Fault, Fixed, Profile},
     takeover::End,
 };
@@ -102,6 +103,10 @@ enum Cmd {
         #[arg(long)]
         json: bool,
     },
+    /// Break one rule of the protocol at a time and show which checker notices; exit code 1 when a broken rule survives.
+    ///
+    /// Builds itself with the broken variants in a target folder of its own first: target/mutants.
+    Mutants(mutants::MutantsArgs),
     /// How often each rule of the protocol (D1 to V3) decided something; exit code 1 when one that is implemented never did.
     Coverage {
         #[command(flatten)]
@@ -196,6 +201,7 @@ pub(crate) fn main() -> ExitCode {
         Cmd::Shrink { seed, shows, json, world } => Ok(one::shrink(seed, shows, json, &world.fixed())),
         Cmd::Takeover { nodes, runs, end, json } => Ok(figures::takeover(nodes as usize, runs, end, json)),
         Cmd::Scale { nodes, tasks, json } => figures::scale(nodes as usize, tasks, json).map(|()| true),
+        Cmd::Mutants(args) => Ok(mutants::command(&args, jobs())),
         Cmd::Coverage { seeds, world } => Ok(many::coverage(&seeds, &world.fixed())),
     };
     match ok {

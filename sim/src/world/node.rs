@@ -10,6 +10,7 @@ use clawmesh_protocol::{
     ids::{Attempt, Hash, Peer, TaskId},
     io::{Batch, Event, Input, Output, Recovered},
     message::Message,
+    mutant,
     record::End,
     skill::{Catalogue, SkillInfo},
     spec::{Kind, Need},
@@ -326,6 +327,7 @@ impl World {
         self.nodes[node].paused = on;
         let name = self.nodes[node].cfg.name.clone();
         self.say(|| format!("{name} {}", if on { "STOPPED" } else { "CONTINUES" }));
+        self.see(node, Fact::Paused(on));
         if !on {
             let inbox = std::mem::take(&mut self.nodes[node].inbox);
             let life = self.nodes[node].life;
@@ -531,6 +533,9 @@ impl World {
         n.disk.busy = true;
         let wait = took.max(n.disk.stalled_until.saturating_sub(self.now));
         let life = n.life;
+        if mutant::on(25) {
+            self.after(0, What::Give { node, life, input: Box::new(Input::Persisted(upto)) });
+        }
         self.after(wait, What::Fsync { node, life, upto });
     }
 

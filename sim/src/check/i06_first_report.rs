@@ -1,0 +1,59 @@
+//! I6, from the coordinator's side (S3): within one epoch a recorded outcome is not replaced by another one,
+//! unless the origin has said that it accepted that one.
+
+use std::collections::BTreeMap;
+
+use clawmesh_protocol::{
+    ids::{Epoch, TaskId},
+    record::Outcome,
+};
+
+use super::Check;
+use crate::oracle::{Disks, Entry, Fact};
+
+/// The outcome that each task's coordinator wrote last, and in which epoch.
+#[derive(Default)]
+pub(super) struct FirstReport {
+    last: BTreeMap<TaskId, (Epoch, Outcome)>,
+}
+
+impl Check for FirstReport {
+    fn name(&self) -> &'static str {
+        "I6"
+    }
+    fn see(&mut self, e: &Entry, disks: &Disks) -> Result<(), String> {
+        let Fact::Batch(p) = &e.fact else { return Ok(()) };
+        for (r, _) in &p.recs {
+            let epoch = r.ver.epoch;
+            let Some(o) = r.outcome.as_ref().filter(|_| disks.node(epoch.peer) == Some(e.node)) else { continue };
+            match self.last.insert(r.id, (epoch, o.clone())) {
+                Some((before, old)) if before == epoch && old != *o && !r.delivered => {
+                    return Err(format!("the outcome of {:?} went from {old:?} to {o:?} within {epoch:?}", r.id));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clawmesh_protocol::record::End;
+
+    use super::*;
+    use crate::check::fixture::*;
+
+    #[test]
+    fn an_outcome_that_a_later_report_replaced_is_caught() {
+        let ended = |n, seq, k, delivered| {
+            let mut r = rec(task(1), epoch(n, 0), seq);
+            (r.outcome, r.delivered) = (Some(outcome(End::Done, k)), delivered);
+            (0, batch(seq, vec![r]))
+        };
+        assert_eq!(judge(FirstReport::default(), vec![ended(1, 1, 1, false), ended(1, 2, 1, true)]), None);
+        assert_eq!(judge(FirstReport::default(), vec![ended(1, 1, 1, false), ended(1, 2, 2, true)]), None, "its origin's word");
+        assert_eq!(judge(FirstReport::default(), vec![ended(1, 1, 1, false), ended(2, 1, 2, false)]), None, "another epoch knew more");
+        assert!(judge(FirstReport::default(), vec![ended(1, 1, 1, false), ended(1, 2, 2, false)]).is_some());
+    }
+}
