@@ -31,7 +31,7 @@ fn lacks(has: Option<&Arc<Rec>>, was: &Rec) -> Option<String> {
     if r.ver < was.ver {
         return Some(format!("version {:?}", r.ver));
     }
-    if was.outcome.is_some() && r.outcome != was.outcome && !(r.delivered && !was.delivered) {
+    if was.outcome.is_some() && r.outcome != was.outcome && (was.delivered || !r.delivered) {
         return Some(format!("another outcome, {:?}", r.outcome));
     }
     if (was.cancel && !r.cancel) || (was.delivered && !r.delivered) {
