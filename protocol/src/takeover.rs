@@ -103,6 +103,10 @@ impl Follower {
             self.queue.push_back((seq, id));
         }
     }
+    /// Something is still to be sent to it, or to be acknowledged by it.
+    pub(crate) fn has_more(&self) -> bool {
+        self.streams() && !(self.queue.is_empty() && self.dels.is_empty() && self.floors.is_empty() && self.windows.is_empty())
+    }
     /// It gets writes.
     pub(crate) fn streams(&self) -> bool {
         matches!(self.stage, Stage::Catching | Stage::Joined)

@@ -180,6 +180,17 @@ impl Coord {
         waiting + self.held.len()
     }
 
+    /// When something is due here if nobody says anything (see `rest`); none: something is under way.
+    pub(crate) fn rest(&self, m: &Mesh) -> Option<u64> {
+        let streams = self.followers.values().any(|f| matches!(f.stage, Stage::Pulling | Stage::Catching) || f.has_more());
+        let waits = self.stable < self.seq || !self.asked.is_empty() || self.fewer.is_some() || !self.config_waiters.is_empty();
+        if !self.serving() || self.backlog() > 0 || streams || waits {
+            return None;
+        }
+        let seats = self.replicas.values().map(|t| t + m.cfg.tune.sticky_ms);
+        Some(self.sched.rest(m, self.since).min(crate::rest::next(m.now, seats)))
+    }
+
     pub(crate) fn check(&self, m: &Mesh) -> Result<(), String> {
         if self.stable > self.seq || self.own_acked > self.seq {
             return Err("stable and acknowledged writes are written ones".into());

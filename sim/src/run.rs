@@ -25,9 +25,11 @@ pub fn seed(seed: u64, fixed: &Fixed, trace: Option<Box<dyn Write + Send>>) -> R
             violation: Some(Violation { rule: "panic".into(), at: 0, node: String::new(), why: text }),
             hash: String::new(),
             virtual_ms: 0,
+            skipped_ms: 0,
             steps: 0,
             faults: 0,
             acked: 0,
+            ends: BTreeMap::new(),
             seen: BTreeMap::new(),
         }
     })
@@ -51,6 +53,9 @@ pub struct Summary {
     pub violations: Vec<(u64, Violation)>,
     /// Virtual ms in all.
     pub virtual_ms: u64,
+    /// Of these, quiet ones that were passed over.
+    #[serde(default)]
+    pub skipped_ms: u64,
     /// Inputs handed to cores in all.
     pub steps: u64,
     /// Faults injected in all.
@@ -67,6 +72,7 @@ impl Summary {
     fn add(&mut self, r: Report) {
         self.seeds += 1;
         self.virtual_ms += r.virtual_ms;
+        self.skipped_ms += r.skipped_ms;
         self.steps += r.steps;
         self.faults += r.faults;
         self.acked += r.acked;
@@ -84,6 +90,7 @@ impl Summary {
     pub fn join(&mut self, more: Self) {
         self.seeds += more.seeds;
         self.virtual_ms += more.virtual_ms;
+        self.skipped_ms += more.skipped_ms;
         self.steps += more.steps;
         self.faults += more.faults;
         self.acked += more.acked;

@@ -158,6 +158,15 @@ struct WorldArgs {
     /// Of the seed's faults only those with these numbers (3,7,12, or 'none'); 'shrink' finds them.
     #[arg(long, value_name = "NUMBERS", value_parser = numbers)]
     only: Option<BTreeSet<u32>>,
+    /// Profile laptop: how many virtual days; 1 unless told.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3_660))]
+    days: Option<u64>,
+    /// Profile laptop: go through quiet time step by step, too, instead of passing over it.
+    #[arg(long)]
+    every_second: bool,
+    /// Profile laptop: only tasks that end by themselves and have no limits of time, so that runs can be compared.
+    #[arg(long)]
+    plain: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -177,6 +186,9 @@ impl WorldArgs {
             faults: self.fault.clone(),
             without: self.without.clone(),
             only: self.only.clone(),
+            days: self.days,
+            every_second: self.every_second,
+            plain: self.plain,
         }
     }
 }

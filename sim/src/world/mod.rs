@@ -6,6 +6,7 @@ mod load;
 mod measure;
 mod net;
 mod node;
+mod rest;
 mod trace;
 mod voters;
 mod work;
@@ -28,7 +29,7 @@ use crate::{
     check,
     core::Mesh,
     oracle::{Disks, Due, Entry, Fact, NodeEnd, Quiet},
-    plan::{Fault, Fixed, Plan},
+    plan::{Fixed, Plan, Strike},
     rng::Dice,
 };
 
@@ -58,11 +59,12 @@ enum What {
     Fetched { node: usize, life: u64, hash: Hash, len: u64, from: Vec<Peer> },
     Boot { node: usize },
     Crash { node: usize, life: u64, power: bool },
-    Fault { no: u32, fault: Fault },
+    Fault(Strike),
     Undo(faults::Undo),
     Command,
     Operate,
     Look,
+    Nap,
 }
 
 /// Counts what is said, when somebody asks.
@@ -96,12 +98,16 @@ pub struct Report {
     pub hash: String,
     /// Virtual ms that passed.
     pub virtual_ms: u64,
+    /// Of these, quiet ones that were passed over.
+    pub skipped_ms: u64,
     /// Inputs handed to cores.
     pub steps: u64,
     /// Faults injected.
     pub faults: u64,
     /// Tasks acknowledged.
     pub acked: u64,
+    /// How the accepted tasks ended, by the users' word, and who coordinates in the end.
+    pub ends: BTreeMap<String, u64>,
     /// How often each thing was seen.
     pub seen: BTreeMap<String, u64>,
 }
@@ -144,6 +150,11 @@ pub(crate) struct World {
     looks: u32,
     /// When the last task ended.
     progress: u64,
+    /// When something happened last that a mesh at rest does not do.
+    stirred: u64,
+    skipped: u64,
+    /// How long the fault lasts that strikes now, when its plan says so, ms.
+    lasts: Option<u64>,
     destroyed: usize,
     load: load::Load,
     works: BTreeMap<Hash, Work>,
@@ -190,6 +201,9 @@ impl World {
             done: false,
             looks: 0,
             progress: 0,
+            stirred: 0,
+            skipped: 0,
+            lasts: None,
             destroyed: 0,
             load: load::Load::default(),
             works: BTreeMap::new(),
@@ -210,9 +224,15 @@ impl World {
             self.after(delay, What::Boot { node: n });
         }
         for s in self.plan.strikes.clone() {
-            self.after(s.at, What::Fault { no: s.no, fault: s.fault });
+            self.after(s.at, What::Fault(s));
         }
-        if self.plan.tasks > 0 {
+        if self.plan.leaps {
+            self.after(0, What::Nap);
+        }
+        for at in self.plan.deeds.clone() {
+            self.after(at, What::Command);
+        }
+        if self.plan.tasks > 0 && self.plan.deeds.is_empty() {
             self.after(200, What::Command);
         }
         if let Some(every) = self.plan.voters_every_ms {
@@ -228,13 +248,15 @@ impl World {
             let Some(((at, _), what)) = self.queue.pop_first() else { break };
             self.now = self.now.max(at);
             self.happen(what);
-            if self.steps > STEPS_MAX {
-                self.complain("livelock", 0, format!("{STEPS_MAX} steps were not enough"));
+            let most = STEPS_MAX * (1 + self.plan.days);
+            if self.steps > most {
+                self.complain("livelock", 0, format!("{most} steps were not enough"));
             }
         }
         for node in 0..self.nodes.len() {
             self.count_rules(node);
         }
+        let ends = self.ends();
         let counts: Vec<u8> = self.seen.iter().flat_map(|(k, v)| k.bytes().chain(v.to_le_bytes())).collect();
         self.hash.update(&counts);
         Report {
@@ -242,9 +264,11 @@ impl World {
             violation: self.violation,
             hash: self.hash.finalize().to_hex()[..16].to_owned(),
             virtual_ms: self.now - START_MS,
+            skipped_ms: self.skipped,
             steps: self.steps,
             faults: self.faults,
             acked: self.load.acked() as u64,
+            ends,
             seen: self.seen,
         }
     }
@@ -267,11 +291,12 @@ impl World {
                     self.come_back(node, 100, 8_000);
                 }
             }
-            What::Fault { no, fault } => self.strike(no, fault),
+            What::Fault(s) => self.strike(&s),
             What::Undo(u) => self.undo(u),
             What::Command => self.command(),
             What::Operate => self.operate(),
             What::Look => self.look(),
+            What::Nap => self.nap(),
         }
     }
 
@@ -351,6 +376,19 @@ impl World {
         } else {
             self.after(LOOK_MS, What::Look);
         }
+    }
+
+    /// How the tasks ended by the table of who coordinates, and who that is.
+    fn ends(&self) -> BTreeMap<String, u64> {
+        let mut ends = BTreeMap::new();
+        for n in self.serving() {
+            *ends.entry(format!("coordinator {}", self.nodes[n].cfg.name)).or_default() += 1;
+            for r in self.nodes[n].core.iter().flat_map(|c| c.mesh.records()) {
+                let end = r.outcome.as_ref().map_or("open", |o| o.end.word());
+                *ends.entry(end.to_owned()).or_default() += 1;
+            }
+        }
+        ends
     }
 
     /// The core's slow self-check, at the end only.

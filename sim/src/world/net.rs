@@ -220,6 +220,12 @@ impl World {
         }
     }
 
+    /// Somebody who dials now gets through.
+    pub(super) fn may_connect(&self, pair: usize) -> bool {
+        let p = &self.pairs[pair];
+        !p.connected() && p.flows() && p.ends.iter().all(|n| self.nodes[*n].core.is_some() && !self.nodes[*n].paused)
+    }
+
     pub(super) fn dial(&mut self, pair: usize) {
         let p = &mut self.pairs[pair];
         p.dialling = false;

@@ -66,6 +66,8 @@ pub(super) struct Node {
     /// Its clocks' error, parts per million; above and below [`DRIFT_ZERO`].
     drift: u64,
     booting: bool,
+    /// How long it stays away after its next end, ms.
+    pub(super) away: Option<u64>,
 }
 
 /// How a process ends.
@@ -87,7 +89,7 @@ pub(super) struct Core {
     /// When the core wants to be woken.
     wake: Option<u64>,
     /// When it will be.
-    tick: Option<u64>,
+    pub(super) tick: Option<u64>,
     last_batch: u64,
     pub(super) probe: Probe,
 }
@@ -180,6 +182,7 @@ impl Node {
             drift: DRIFT_ZERO + dice.range(0, 2 * plan.drift_ppm) - plan.drift_ppm,
             skew: dice.range(0, plan.skew_ms),
             booting: false,
+            away: None,
         }
     }
 
@@ -189,10 +192,10 @@ impl Node {
     }
 
     /// What its clock says at this time of the world, and the other way round.
-    fn local(&self, ms: u64) -> u64 {
+    pub(super) fn local(&self, ms: u64) -> u64 {
         (u128::from(ms) * u128::from(self.drift) / u128::from(DRIFT_ZERO)) as u64
     }
-    fn world(&self, ms: u64) -> u64 {
+    pub(super) fn world(&self, ms: u64) -> u64 {
         (u128::from(ms) * u128::from(DRIFT_ZERO)).div_ceil(u128::from(self.drift)) as u64
     }
 
@@ -306,7 +309,9 @@ impl World {
         let n = &mut self.nodes[node];
         if !n.booting && !n.gone {
             n.booting = true;
-            let d = self.chance.fault.range(lo, hi);
+            let away = n.away.take();
+            let drawn = self.chance.fault.range(lo, hi);
+            let d = away.unwrap_or(drawn);
             self.after(d, What::Boot { node });
         }
     }
@@ -372,6 +377,9 @@ impl World {
 
     fn step(&mut self, node: usize, input: Input) {
         self.steps += 1;
+        if !super::rest::at_rest(&input) {
+            self.stirred = self.now;
+        }
         self.say_input(node, &input);
         self.digest_input(node, &input);
         let now = self.now_at(node);
@@ -468,7 +476,10 @@ impl World {
         }
     }
 
-    fn effect(&mut self, node: usize, output: Output) {
+    pub(super) fn effect(&mut self, node: usize, output: Output) {
+        if super::rest::stirs(&output) {
+            self.stirred = self.now;
+        }
         match output {
             Output::Persist(b) => self.persist(node, b),
             Output::Send { to, msg, .. } => {
@@ -562,7 +573,7 @@ impl World {
     }
 
     /// The driver sleeps until the time the core asked for last, and at most [`WAKE_MAX_MS`].
-    fn keep_awake(&mut self, node: usize) {
+    pub(super) fn keep_awake(&mut self, node: usize) {
         let (now, life) = (self.now, self.nodes[node].life);
         let Some(c) = &mut self.nodes[node].core else { return };
         let at = c.wake.unwrap_or(u64::MAX).clamp(now + 1, now + WAKE_MAX_MS);
