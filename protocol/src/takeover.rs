@@ -585,8 +585,11 @@ impl Mesh {
 
     pub(crate) fn drop_all(&mut self) {
         let ids: Vec<TaskId> = self.table.iter().map(|r| r.id).collect();
+        // The blobs at the end: whether a record still names one is looked for in what is left of the table.
+        let mut blobs = BTreeSet::new();
         for id in ids {
-            self.forget(&id);
+            blobs.extend(self.remove(&id));
         }
+        blobs.into_iter().for_each(|h| self.drop_blob(h));
     }
 }

@@ -568,11 +568,16 @@ impl Mesh {
 
     /// Deletes a record and the blobs only it named.
     pub(crate) fn forget(&mut self, id: &TaskId) {
-        let Some(rec) = self.table.remove(id) else { return };
-        self.delete(Key::task(id));
-        for h in rec.blobs() {
+        for h in self.remove(id) {
             self.drop_blob(h);
         }
+    }
+
+    /// Drops a record; the blobs that it named are still here.
+    pub(crate) fn remove(&mut self, id: &TaskId) -> Vec<Hash> {
+        let Some(rec) = self.table.remove(id) else { return Vec::new() };
+        self.delete(Key::task(id));
+        rec.blobs().collect()
     }
 
     // ---- blobs (W4) ----
@@ -648,7 +653,7 @@ impl Mesh {
         }
     }
 
-    fn drop_blob(&mut self, hash: Hash) {
+    pub(crate) fn drop_blob(&mut self, hash: Hash) {
         if !self.blobs.contains(&hash) {
             // It may be arriving: what is written after this would be taken away behind our back.
             return;

@@ -26,6 +26,10 @@ pub enum Profile {
     Network,
     /// Disks that are slow, full, bad or destroyed.
     Disk,
+    /// As mixed, with the sizes of a long run (up to 1,000 nodes) and what the core is made to do against its will.
+    Full,
+    /// Disks that confirm what is not durable and lose it with the power.  Few promises can hold there.
+    Lying,
     /// The product's real life: a few machines that are always on, laptops that sleep, bursts of work; for days.
     Laptop,
 }
@@ -162,10 +166,19 @@ pub enum Fault {
     Full,
     /// One fsync takes seconds.
     Stall,
+    /// A coordinator says for a while that it is busy, whatever it is asked to take.
+    Busy,
+    /// What a replica acknowledges is not heard for a while.
+    DropAck,
+    /// A worker refuses what it is given for a while.
+    Refuse,
 }
 
 impl Fault {
-    /// All of them.
+    /// What the core is made to do against its will; on in the profile `full`, or when named.
+    pub const BUGGIFY: [Self; 3] = [Self::Busy, Self::DropAck, Self::Refuse];
+
+    /// What befalls nodes, disks and networks.
     pub const ALL: [Self; 24] = [
         Self::Kill,
         Self::Power,
@@ -195,7 +208,11 @@ impl Fault {
 
     fn in_profile(self, p: Profile) -> bool {
         match p {
-            Profile::Mixed => true,
+            Profile::Mixed | Profile::Full => true,
+            Profile::Lying => matches!(
+                self,
+                Self::Kill | Self::Power | Self::Fuse | Self::KillAll | Self::Leave | Self::Reset | Self::Partition | Self::Isolate
+            ),
             // A laptop's life is drawn as a whole.
             Profile::Calm | Profile::Laptop => false,
             Profile::Crash => matches!(self, Self::Kill | Self::Power | Self::Fuse | Self::CrashLoop | Self::KillAll | Self::Leave),
@@ -288,12 +305,16 @@ pub struct Plan {
     pub voters_every_ms: Option<u64>,
     /// Profile `laptop`: how many days; 0 in all others.
     pub days: u64,
+    /// Profile `laptop`: the first so many nodes are always on.
+    pub servers: usize,
     /// When a user does something, ms after the start; empty when it is drawn on the way.
     pub deeds: Vec<u64>,
     /// Quiet time is passed over.
     pub leaps: bool,
     /// See [`Fixed::plain`].
     pub plain: bool,
+    /// Some disks lie.
+    pub lying: bool,
 }
 
 impl Plan {
@@ -307,6 +328,7 @@ impl Plan {
             50..90 => d.range(4, 7) as usize,
             _ => d.range(8, 30) as usize,
         };
+        let drawn = if fixed.profile == Profile::Full { size(seed) } else { drawn };
         let nodes = fixed.nodes.unwrap_or(drawn).clamp(1, 1_000);
         let replicas = if d.percent(60) { 3 } else { d.range(1, 5) as usize };
         let copies = if d.percent(60) { 2 } else { d.range(1, 3) as usize };
@@ -319,11 +341,20 @@ impl Plan {
                 faults.push((f, every));
             }
         }
+        let mut bug = Dice::split(seed, "buggify");
+        for f in Fault::BUGGIFY {
+            let (on, every) = (bug.percent(45) && fixed.faults.is_empty() && fixed.profile == Profile::Full, bug.range(3_000, 25_000));
+            if (on || fixed.faults.contains(&f)) && !fixed.without.contains(&f) {
+                faults.push((f, every));
+            }
+        }
         let calm = fixed.profile == Profile::Calm;
         let slow_net = d.percent(20);
         let slow_disk = d.percent(20);
         let big = nodes > 8;
         let storm_ms = if big { d.range(15_000, 25_000) } else { d.range(20_000, 60_000) };
+        // Hundreds of nodes say as much in a second as a few in minutes.
+        let storm_ms = if nodes > 100 { storm_ms / 2 } else { storm_ms };
         let storm_ms = fixed.storm_ms.unwrap_or(storm_ms);
         let strikes = strikes(seed, &faults, storm_ms, fixed.only.as_ref());
         let tasks = if big { d.range(20, 100) } else { d.range(20, 250) } as usize;
@@ -356,9 +387,11 @@ impl Plan {
             timing: timing(&mut d),
             voters_every_ms: Self::voters(seed, fixed),
             days: 0,
+            servers: 0,
             deeds: Vec::new(),
             leaps: false,
             plain: fixed.plain,
+            lying: fixed.profile == Profile::Lying,
         }
         .lived(seed, fixed)
     }
@@ -371,8 +404,8 @@ impl Plan {
         let mut d = Dice::split(seed, "laptops");
         self.days = fixed.days.unwrap_or(1).max(1);
         self.nodes = fixed.nodes.unwrap_or(d.range(3, 12) as usize);
-        let servers = d.range(1, (self.nodes as u64 / 2).clamp(1, 4)) as usize;
-        let life = diurnal::draw(seed, self.nodes, servers, self.days);
+        self.servers = d.range(1, (self.nodes as u64 / 2).clamp(1, 4)) as usize;
+        let life = diurnal::draw(seed, self.nodes, self.servers, self.days);
         self.storm_ms = fixed.storm_ms.unwrap_or(self.days * diurnal::DAY);
         let (on, off) = (&fixed.faults, &fixed.without);
         let mut strokes = life.strokes;
@@ -420,6 +453,17 @@ impl Plan {
             self.late,
             faults.join(" ")
         )
+    }
+}
+
+/// How many nodes the world of a long run has.
+fn size(seed: u64) -> usize {
+    let mut d = Dice::split(seed, "size");
+    match d.range(0, 99) {
+        0..60 => d.range(1, 7) as usize,
+        60..95 => d.range(8, 50) as usize,
+        95..99 => 200,
+        _ => 1_000,
     }
 }
 

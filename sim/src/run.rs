@@ -10,7 +10,7 @@ use std::sync::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{plan::Fixed, world::World};
+use crate::{plan::Fixed, rng::Dice, world::World};
 
 pub use crate::world::{Report, Violation};
 
@@ -103,8 +103,24 @@ impl Summary {
     }
 }
 
+/// Runs a seed a second time and compares (I18).
+fn twice(mut r: Report, fixed: &Fixed) -> Report {
+    let again = seed(r.seed, fixed, None);
+    *r.seen.entry("run twice and compared".into()).or_default() += 1;
+    if again.hash != r.hash && r.violation.is_none() {
+        let why = format!("two runs of the seed differ: hash {} and {}, {} and {} steps", r.hash, again.hash, r.steps, again.steps);
+        r.violation = Some(Violation { rule: "I18".into(), at: 0, node: String::new(), why });
+    }
+    r
+}
+
 /// Runs the seeds `from..from + n` on `jobs` threads; `tell` hears of each finished seed.
 pub fn many(from: u64, n: u64, fixed: &Fixed, jobs: usize, tell: &(dyn Fn(&Report) + Sync)) -> Summary {
+    many_and_twice(from, n, fixed, jobs, 0, tell)
+}
+
+/// The same; `percent` of the seeds run twice, and both runs have to be the same (I18).
+pub fn many_and_twice(from: u64, n: u64, fixed: &Fixed, jobs: usize, percent: u64, tell: &(dyn Fn(&Report) + Sync)) -> Summary {
     let start = std::time::Instant::now();
     let next = AtomicU64::new(0);
     let sum = Mutex::new(Summary { from, flags: fixed.flags(), ..Summary::default() });
@@ -117,6 +133,7 @@ pub fn many(from: u64, n: u64, fixed: &Fixed, jobs: usize, tell: &(dyn Fn(&Repor
                         break;
                     }
                     let r = seed(from + i, fixed, None);
+                    let r = if Dice::split(from + i, "twice").percent(percent) { twice(r, fixed) } else { r };
                     tell(&r);
                     if let Ok(mut sum) = sum.lock() {
                         sum.add(r);

@@ -41,6 +41,9 @@ enum Cmd {
         /// Keep the sum in this file after every thousand seeds, and go on from it when it is there: for runs of hours.
         #[arg(long, value_name = "FILE")]
         resume: Option<PathBuf>,
+        /// Run so many of a hundred seeds twice, and compare: the same seed must give the same run (I18).
+        #[arg(long, value_name = "PERCENT", default_value_t = 1, value_parser = clap::value_parser!(u64).range(0..=100))]
+        twice: u64,
         /// Write the summary as JSON into this file, besides what is printed.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
@@ -208,7 +211,9 @@ fn jobs() -> usize {
 /// Runs what the command line asks for.
 pub(crate) fn main() -> ExitCode {
     let ok = match Cli::parse().command {
-        Cmd::Run { seeds, gate, resume, out, world } => many::run(&seeds, gate, resume.as_deref(), out.as_deref(), &world.fixed()),
+        Cmd::Run { seeds, gate, resume, twice, out, world } => {
+            many::run(&seeds, gate, resume.as_deref(), twice, out.as_deref(), &world.fixed())
+        }
         Cmd::Replay { seed, trace, json, world } => Ok(one::replay(seed, trace, json, &world.fixed())),
         Cmd::Shrink { seed, shows, json, world } => Ok(one::shrink(seed, shows, json, &world.fixed())),
         Cmd::Takeover { nodes, runs, end, json } => Ok(figures::takeover(nodes as usize, runs, end, json)),

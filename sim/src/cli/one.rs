@@ -25,6 +25,8 @@ pub(super) fn replay(seed: u64, trace: bool, json: bool, fixed: &Fixed) -> bool 
 fn account(r: &Report, fixed: &Fixed) -> String {
     let mut t = format!("seed {}: {}\n", r.seed, Plan::draw(r.seed, fixed).line());
     t += &format!("{} virtual ms ({} passed over), {} steps, {} faults, {} tasks acknowledged, hash {}\n", r.virtual_ms, r.skipped_ms, r.steps, r.faults, r.acked, r.hash);
+    let ends: Vec<String> = r.ends.iter().map(|(what, n)| format!("{what} {n}")).collect();
+    t += &format!("in the end: {}\n", ends.join(", "));
     t += &match &r.violation {
         Some(v) => format!("{} violated at {} ms on {}: {}", v.rule, v.at, v.node, v.why),
         None => "no violation".to_owned(),

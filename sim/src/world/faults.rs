@@ -95,6 +95,10 @@ impl World {
                 let ms = self.chance.fault.range(500, 8_000);
                 self.stall_disk(node, ms);
             }
+            Fault::Busy | Fault::DropAck | Fault::Refuse => {
+                let until = self.now + self.chance.fault.range(300, 6_000);
+                self.nodes[node].bug = Some((fault, until));
+            }
         }
         self.lasts = None;
     }
@@ -253,6 +257,7 @@ impl World {
             self.nodes[node].loops = 0;
             self.nodes[node].slow_until = 0;
             self.nodes[node].away = None;
+            self.nodes[node].bug = None;
             self.stall_disk(node, 0);
             self.stop_process(node, false);
             if self.nodes[node].core.is_some() {

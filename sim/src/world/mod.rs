@@ -18,7 +18,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use clawmesh_protocol::{
-    ids::{Attempt, Hash, Peer, TaskId},
+    ids::{Attempt, Hash, Peer, TaskId, Ver},
     io::Input,
     message::Gossip,
     quorum::MeshConfig,
@@ -43,6 +43,15 @@ const STEPS_MAX: u64 = 6_000_000;
 const PROGRESS_MS: u64 = 60_000;
 /// ... but not for ever.
 const OVERTIME_MS: u64 = 1_800_000;
+/// A store that is older than its side file's mark was put aside at the start (D3).
+const FOUND_OLDER: &str = "lying: a store was found older than its mark (D3)";
+/// With one of these, what a lying disk did is not silent.
+const ALARMS: [&str; 4] = [
+    FOUND_OLDER,
+    "alarm: equal_version_other_bytes",
+    "alarm: regressing_write",
+    "sometimes: a second outcome was suppressed",
+];
 /// How often the end condition is looked at, ms.
 const LOOK_MS: u64 = 500;
 
@@ -138,6 +147,8 @@ pub(crate) struct World {
     disks: Disks,
     checks: Vec<Box<dyn check::Check>>,
     violation: Option<Violation>,
+    /// A wrong answer among disks that lie, which is allowed when somebody noticed.
+    suspicion: Option<Violation>,
     hash: blake3::Hasher,
     trace: Option<Box<dyn Write + Send>>,
     seen: BTreeMap<String, u64>,
@@ -188,8 +199,9 @@ impl World {
             nodes,
             pairs,
             disks: Disks::new(peers),
-            checks: check::all(plan.copies),
+            checks: if plan.lying { check::among_liars() } else { check::all(plan.copies) },
             violation: None,
+            suspicion: None,
             hash: blake3::Hasher::new(),
             trace,
             seen: BTreeMap::new(),
@@ -211,6 +223,14 @@ impl World {
             sets: Vec::new(),
             plan,
         };
+        if w.plan.lying {
+            let mut d = Dice::split(seed, "liars");
+            w.nodes.iter_mut().for_each(|n| {
+                if d.percent(50) {
+                    n.lie();
+                }
+            });
+        }
         w.open();
         w
     }
@@ -256,6 +276,7 @@ impl World {
         for node in 0..self.nodes.len() {
             self.count_rules(node);
         }
+        self.judge_liars();
         let ends = self.ends();
         let counts: Vec<u8> = self.seen.iter().flat_map(|(k, v)| k.bytes().chain(v.to_le_bytes())).collect();
         self.hash.update(&counts);
@@ -327,8 +348,27 @@ impl World {
         let letter = self.nodes.get(node).map_or_else(String::new, |n| n.cfg.name.clone());
         let why = self.letters(&why);
         self.say(|| format!("VIOLATION {rule} at {letter}: {why}"));
-        if self.violation.is_none() {
-            self.violation = Some(Violation { rule: rule.to_owned(), at: self.now - START_MS, node: letter, why });
+        let v = Violation { rule: rule.to_owned(), at: self.now - START_MS, node: letter, why };
+        // Who lost a majority of its voters' stores has to wait for its operator (C3).
+        let forgiven = rule == "I6" || (rule == "I14" && self.plan.voters_every_ms.is_some());
+        if self.plan.lying && (forgiven || rule == "I8") {
+            self.count(&format!("lying: {rule} is broken"));
+            if forgiven {
+                self.suspicion.get_or_insert(v);
+            }
+        } else {
+            self.violation.get_or_insert(v);
+        }
+    }
+
+    /// Among disks that lie a wrong answer is forgiven, a silent one is not.
+    fn judge_liars(&mut self) {
+        if self.plan.lying && self.suspicion.is_none() {
+            self.compare_bytes();
+        }
+        let noticed = ALARMS.iter().any(|a| self.seen.contains_key(*a));
+        if let Some(v) = self.suspicion.take().filter(|_| !noticed && self.violation.is_none()) {
+            self.violation = Some(Violation { rule: format!("silent {}", v.rule), ..v });
         }
     }
 
@@ -375,6 +415,24 @@ impl World {
             self.see(0, e.fact);
         } else {
             self.after(LOOK_MS, What::Look);
+        }
+    }
+
+    /// I8 where disks lie: versions may have been written twice, but two contents are not left in the end.
+    fn compare_bytes(&mut self) {
+        let mut first: BTreeMap<(TaskId, Ver), &[u8]> = BTreeMap::new();
+        let mut differ = None;
+        for (n, c) in self.nodes.iter().enumerate().filter_map(|(n, x)| x.core.as_ref().map(|c| (n, c))) {
+            for r in c.mesh.records() {
+                let Some(bytes) = c.mesh.record_bytes(&r.id) else { continue };
+                if *first.entry((r.id, r.ver)).or_insert(bytes) != bytes {
+                    differ = Some((n, r.id, r.ver));
+                }
+            }
+        }
+        if let Some((n, id, ver)) = differ {
+            let (why, node) = (self.letters(&format!("{id:?} at {ver:?} has two contents in the end")), self.nodes[n].cfg.name.clone());
+            self.suspicion = Some(Violation { rule: "I8".into(), at: self.now - START_MS, node, why });
         }
     }
 
