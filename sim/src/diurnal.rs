@@ -178,7 +178,7 @@ impl Life {
 
     /// Bursts of work while people are there, a few timers at night.
     fn work(&mut self, d: &mut Dice, day: u64) {
-        let bursts = if weekend(day) { d.range(0, 4) } else { d.range(8, 24) };
+        let bursts = if weekend(day) { d.range(0, 3) } else { d.range(4, 14) };
         for _ in 0..bursts {
             let mut at = day * DAY + d.range(0, 12 * HOUR);
             let pace = d.range(50, 10 * SECOND);

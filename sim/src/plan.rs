@@ -384,7 +384,7 @@ impl Plan {
             newer: if d.percent(70) { 0 } else { d.range(50, 600) },
             proto: if d.percent(10) { PROTO + 1 } else { PROTO },
             looks: if d.percent(75) { 4 } else { d.range(20, 120) as u32 },
-            timing: timing(&mut d),
+            timing: if calm { Timing::default() } else { timing(&mut d) },
             voters_every_ms: Self::voters(seed, fixed),
             days: 0,
             servers: 0,
@@ -416,6 +416,7 @@ impl Plan {
         strokes.iter().for_each(|s| *kinds.entry(s.fault).or_default() += 1);
         self.faults = kinds.into_iter().map(|(f, n)| (f, self.storm_ms / n)).collect();
         self.deeds = life.deeds;
+        self.batch = self.batch.min(20);
         (self.late, self.busy, self.gossip_twice) = (0, 0, 0);
         self.tasks = fixed.tasks.unwrap_or(self.days as usize * 1_000);
         self.lost_after_ms = d.range(15_000, 120_000);

@@ -19,14 +19,7 @@ const CHUNK: u64 = 1_000;
 /// Without a terminal, progress is said after so many seeds.
 const TELL_EVERY: u64 = 500;
 
-pub(super) fn run(
-    seeds: &Seeds,
-    gate: bool,
-    resume: Option<&Path>,
-    twice: u64,
-    out: Option<&Path>,
-    fixed: &Fixed,
-) -> Result<bool, String> {
+pub(super) fn run(seeds: &Seeds, gate: bool, resume: Option<&Path>, twice: u64, out: Option<&Path>, fixed: &Fixed) -> Result<bool, String> {
     let mut sum = match resume {
         Some(file) => kept(file, seeds.from, fixed)?,
         None => Summary { from: seeds.from, flags: fixed.flags(), ..Summary::default() },

@@ -87,6 +87,12 @@ enum Cmd {
         /// How many takeovers, each in a world of its own.
         #[arg(long, default_value_t = 100)]
         runs: u64,
+        /// The first seed.
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// Print all that happens in the first run, line by line.
+        #[arg(long)]
+        trace: bool,
         /// How the coordinator goes.
         #[arg(long, value_enum, default_value_t = End::Kill)]
         end: End,
@@ -216,7 +222,7 @@ pub(crate) fn main() -> ExitCode {
         }
         Cmd::Replay { seed, trace, json, world } => Ok(one::replay(seed, trace, json, &world.fixed())),
         Cmd::Shrink { seed, shows, json, world } => Ok(one::shrink(seed, shows, json, &world.fixed())),
-        Cmd::Takeover { nodes, runs, end, json } => Ok(figures::takeover(nodes as usize, runs, end, json)),
+        Cmd::Takeover { nodes, runs, from, trace, end, json } => Ok(figures::takeover(nodes as usize, from, runs, end, trace, json)),
         Cmd::Scale { nodes, tasks, json } => figures::scale(nodes as usize, tasks, json).map(|()| true),
         Cmd::Mutants(args) => Ok(mutants::command(&args, jobs())),
         Cmd::Coverage { seeds, world } => Ok(many::coverage(&seeds, &world.fixed())),

@@ -28,7 +28,7 @@ use clawmesh_protocol::{
 use crate::{
     check,
     core::Mesh,
-    oracle::{Disks, Due, Entry, Fact, NodeEnd, Quiet},
+    oracle::{Disks, Due, Entry, Fact, Known, NodeEnd, Quiet},
     plan::{Fixed, Plan, Strike},
     rng::Dice,
 };
@@ -46,12 +46,8 @@ const OVERTIME_MS: u64 = 1_800_000;
 /// A store that is older than its side file's mark was put aside at the start (D3).
 const FOUND_OLDER: &str = "lying: a store was found older than its mark (D3)";
 /// With one of these, what a lying disk did is not silent.
-const ALARMS: [&str; 4] = [
-    FOUND_OLDER,
-    "alarm: equal_version_other_bytes",
-    "alarm: regressing_write",
-    "sometimes: a second outcome was suppressed",
-];
+const ALARMS: [&str; 4] =
+    [FOUND_OLDER, "alarm: equal_version_other_bytes", "alarm: regressing_write", "sometimes: a second outcome was suppressed"];
 /// How often the end condition is looked at, ms.
 const LOOK_MS: u64 = 500;
 
@@ -149,6 +145,7 @@ pub(crate) struct World {
     violation: Option<Violation>,
     /// A wrong answer among disks that lie, which is allowed when somebody noticed.
     suspicion: Option<Violation>,
+    known: Known,
     hash: blake3::Hasher,
     trace: Option<Box<dyn Write + Send>>,
     seen: BTreeMap<String, u64>,
@@ -202,6 +199,7 @@ impl World {
             checks: if plan.lying { check::among_liars() } else { check::all(plan.copies) },
             violation: None,
             suspicion: None,
+            known: Known::new(),
             hash: blake3::Hasher::new(),
             trace,
             seen: BTreeMap::new(),

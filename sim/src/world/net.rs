@@ -192,9 +192,12 @@ impl World {
             (Fault::Busy, Message::Submit(s)) => {
                 Some(Message::Busy(Busy { id: Some(s.id), retry_after_ms: 100, full: false, ext: Default::default() }))
             }
-            (Fault::Refuse, Message::Assign(a)) => {
-                Some(Message::Refuse(Refuse { id: a.id, attempt: a.attempt, why: "it does not feel like it".into(), ext: Default::default() }))
-            }
+            (Fault::Refuse, Message::Assign(a)) => Some(Message::Refuse(Refuse {
+                id: a.id,
+                attempt: a.attempt,
+                why: "it does not feel like it".into(),
+                ext: Default::default(),
+            })),
             (Fault::DropAck, Message::Ack(_)) => None,
             _ => return None,
         };

@@ -590,7 +590,7 @@ impl World {
             }
         }
         let released = self.nodes[node].releasing;
-        let parsed = Arc::new(Parsed { released, ..Parsed::of(&b) });
+        let parsed = Arc::new(Parsed { released, ..Parsed::of(&b, &mut self.known) });
         if let Some(q) = &parsed.config {
             self.note_voters(q);
         }
