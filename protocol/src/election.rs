@@ -64,7 +64,7 @@ impl Mesh {
         heard && !left && (answered || !self.in_council_or_replica())
     }
 
-    fn leader_alive(&self) -> bool {
+    pub(crate) fn leader_alive(&self) -> bool {
         self.leader_fresh() && !self.leader.as_ref().is_some_and(|l| l.lane_bad)
     }
 

@@ -92,6 +92,10 @@ impl Outbox {
         self.tasks.insert(id, Out { rec, acked: false, sent: false, again: false, copies: 0, since: None });
         Ok(())
     }
+    /// Something is on its way to the coordinator, or waits for its turn (see `rest`).
+    pub(crate) fn busy(&self, now: u64) -> bool {
+        !self.unsent.is_empty() || self.in_flight > 0 || now < self.pause_until
+    }
     /// Tasks without a result.
     pub(crate) fn open(&self) -> usize {
         self.open

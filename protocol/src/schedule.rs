@@ -142,6 +142,13 @@ impl Sched {
         }
         Ok(())
     }
+    /// When a back-off or a time limit is over, or a worker that is out of reach is lost (see `rest`).
+    pub(crate) fn rest(&self, m: &Mesh, since: u64) -> u64 {
+        let first = [&self.resting, &self.limits].into_iter().filter_map(|s| s.first().map(|(at, _)| *at));
+        let away = self.placed.iter().filter(|(p, t)| **p != m.me && !t.is_empty() && !m.view.is_usable(p)).map(|(p, _)| p);
+        let lost = away.map(|p| m.view.get(p).map_or(0, |v| v.heard_at).max(since) + m.cfg.lost_after_ms);
+        crate::rest::next(m.now, first.chain(lost))
+    }
     /// How many tasks of this class a worker with `slots` may have.
     fn room(&self, need: &Need, worker: Peer, slots: u32) -> u32 {
         let ahead = match self.run_ms.get(&class_name(need)).filter(|_| !self.jammed.contains(&worker)) {

@@ -107,6 +107,10 @@ impl Worker {
     pub(crate) fn running(&self) -> usize {
         self.runs.values().filter(|r| matches!(r.state, State::Fetching | State::Queued | State::Running(_))).count()
     }
+    /// Something waits for its payload, a slot, or its acknowledgement (see `rest`).  What runs ends by itself.
+    pub(crate) fn busy(&self) -> bool {
+        self.runs.values().any(|r| matches!(r.state, State::Fetching | State::Queued | State::Running(true) | State::Finished))
+    }
     pub(crate) fn names(&self, hash: Hash) -> bool {
         self.runs.values().any(|r| r.payload.blob() == Some(hash) || r.outcome.as_ref().and_then(|o| o.data.blob()) == Some(hash))
     }

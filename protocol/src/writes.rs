@@ -180,6 +180,17 @@ impl Coord {
         waiting + self.held.len()
     }
 
+    /// When something is due here if nobody says anything (see `rest`); none: something is under way.
+    pub(crate) fn rest(&self, m: &Mesh) -> Option<u64> {
+        let streams = self.followers.values().any(|f| matches!(f.stage, Stage::Pulling | Stage::Catching) || f.has_more());
+        let waits = self.stable < self.seq || !self.asked.is_empty() || self.fewer.is_some() || !self.config_waiters.is_empty();
+        if !self.serving() || self.backlog() > 0 || streams || waits {
+            return None;
+        }
+        let seats = self.replicas.values().map(|t| t + m.cfg.tune.sticky_ms);
+        Some(self.sched.rest(m, self.since).min(crate::rest::next(m.now, seats)))
+    }
+
     pub(crate) fn check(&self, m: &Mesh) -> Result<(), String> {
         if self.stable > self.seq || self.own_acked > self.seq {
             return Err("stable and acknowledged writes are written ones".into());
@@ -557,11 +568,16 @@ impl Mesh {
 
     /// Deletes a record and the blobs only it named.
     pub(crate) fn forget(&mut self, id: &TaskId) {
-        let Some(rec) = self.table.remove(id) else { return };
-        self.delete(Key::task(id));
-        for h in rec.blobs() {
+        for h in self.remove(id) {
             self.drop_blob(h);
         }
+    }
+
+    /// Drops a record; the blobs that it named are still here.
+    pub(crate) fn remove(&mut self, id: &TaskId) -> Vec<Hash> {
+        let Some(rec) = self.table.remove(id) else { return Vec::new() };
+        self.delete(Key::task(id));
+        rec.blobs().collect()
     }
 
     // ---- blobs (W4) ----
@@ -637,7 +653,7 @@ impl Mesh {
         }
     }
 
-    fn drop_blob(&mut self, hash: Hash) {
+    pub(crate) fn drop_blob(&mut self, hash: Hash) {
         if !self.blobs.contains(&hash) {
             // It may be arriving: what is written after this would be taken away behind our back.
             return;
