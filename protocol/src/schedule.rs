@@ -299,6 +299,9 @@ impl Mesh {
         c.sched.held.remove(id);
         c.sched.seen_at.remove(id);
         c.sched.notes.remove(id);
+        for set in c.sched.placed.values_mut() {
+            set.retain(|(t, _)| t != id);
+        }
         if c.sched.keys.get(&key) == Some(id) {
             c.sched.keys.remove(&key);
         }
@@ -775,10 +778,13 @@ impl Mesh {
         let Some(rec) = self.table.get(&id) else { return };
         let live = rec.live.iter().any(|l| l.attempt == attempt);
         let cancel = rec.cancel;
+        // Of what must not run twice every attempt that began decides, whoever issued it (S6).
+        let counts = live || rec.need.at_most_once;
         let timed_out = rec.need.total_timeout_ms > 0 && self.age_of(&id) >= rec.need.total_timeout_ms;
         match o.end {
             End::Done => self.decide(&id, End::Done, Some(attempt), Some(from), o.exit, &o.why, o.data, o.ran_ms),
-            _ if !live => {}
+            _ if !counts => {}
+            End::Cancelled if !live => {}
             End::Cancelled | End::Returned if cancel => {
                 self.decide(&id, End::Cancelled, Some(attempt), Some(from), o.exit, "cancelled while it ran", o.data, o.ran_ms);
             }
@@ -797,6 +803,10 @@ impl Mesh {
             }
             End::Returned if rec.need.at_most_once => {
                 let why = "the worker left while it ran: whether it had finished is unknown";
+                self.decide(&id, End::Failed, Some(attempt), Some(from), o.exit, why, o.data, o.ran_ms);
+            }
+            End::Crashed if !live => {
+                let why = "the worker crashed: whether the task finished is unknown";
                 self.decide(&id, End::Failed, Some(attempt), Some(from), o.exit, why, o.data, o.ran_ms);
             }
             end => self.end_attempt(&id, attempt, end, o.exit, &o.why),
@@ -868,8 +878,16 @@ impl Mesh {
 
     /// Ends an attempt without an outcome; the task goes back to the queue, or is given up.
     pub(crate) fn end_attempt(&mut self, id: &TaskId, attempt: Attempt, end: End, exit: Option<i32>, why: &str) {
-        let Some(rec) = self.table.get(id).filter(|r| !r.terminal()) else { return };
+        let Some(rec) = self.table.get(id) else { return };
         let mut rec = rec.clone();
+        if rec.terminal() {
+            // It was to be stopped, and who ran it won't say that it has.
+            if rec.end_live(attempt, end, exit, why, self.wall) {
+                self.write(rec);
+                self.unplace(id, attempt);
+            }
+            return;
+        }
         let worker = rec.live.iter().find(|l| l.attempt == attempt).map(|l| l.worker);
         let returns = rec.past.iter().rev().take_while(|p| p.end == End::Returned).count() as u32;
         if !rec.end_live(attempt, end, exit, why, self.wall) {

@@ -84,6 +84,8 @@ pub(crate) struct Coord {
     pub(crate) hb_at: u64,
     pub(crate) beat: u64,
     pub(crate) reclaimed_at: u64,
+    /// Requests for records so far.
+    pub(crate) pulls: u64,
     /// What followers say about their tasks before their records are here (T2).
     pub(crate) held: VecDeque<(Peer, Message)>,
     /// Quorum mode: records joined while pulling, and the newest version that went into each (T3).
@@ -120,6 +122,7 @@ impl Coord {
             hb_at: now,
             beat: 0,
             reclaimed_at: now,
+            pulls: 0,
             held: VecDeque::new(),
             merged: BTreeMap::new(),
             config_waiters: Vec::new(),
@@ -898,14 +901,15 @@ impl Mesh {
 
     /// G3: ended tasks below the floor go when there are too many, or they are too old.
     fn retain(&mut self) {
-        if self.co.as_ref().is_none_or(|c| !c.serving()) {
-            return;
-        }
+        let Some((epoch, stable)) = self.co.as_ref().filter(|c| c.serving()).map(|c| (c.epoch, c.stable)) else { return };
         let over = self.table.ended_len().saturating_sub(self.cfg.tune.retain_count);
         let mut gone = Vec::new();
         for (i, id) in self.table.ended().enumerate().take(ITEMS_MAX) {
-            let old = self.table.get(id).and_then(|r| r.outcome.as_ref()).is_some_and(|o| self.expired(o));
-            if (i < over || old) && (self.below_floor(id) || mutant::on(21)) {
+            let Some(r) = self.table.get(id) else { continue };
+            // What it has to say first, to who runs an attempt of it still, leaves when it is stable.
+            let said = r.ver.epoch != epoch || r.ver.seq <= stable;
+            let old = r.outcome.as_ref().is_some_and(|o| self.expired(o));
+            if said && (i < over || old) && (self.below_floor(id) || mutant::on(21)) {
                 gone.push(*id);
             }
         }

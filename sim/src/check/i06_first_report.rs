@@ -33,16 +33,24 @@ impl Check for FirstReport {
                 _ => {}
             }
         }
+        // Deleted (G3), and met again with a node that came late: nobody knows any more how it had ended.
+        for id in &p.dels {
+            if self.last.get(id).is_some_and(|(epoch, _)| disks.node(epoch.peer) == Some(e.node)) {
+                self.last.remove(id);
+            }
+        }
         Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use clawmesh_protocol::record::End;
 
     use super::*;
-    use crate::check::fixture::*;
+    use crate::{check::fixture::*, oracle::Parsed};
 
     #[test]
     fn an_outcome_that_a_later_report_replaced_is_caught() {
@@ -55,5 +63,8 @@ mod tests {
         assert_eq!(judge(FirstReport::default(), vec![ended(1, 1, 1, false), ended(1, 2, 2, true)]), None, "its origin's word");
         assert_eq!(judge(FirstReport::default(), vec![ended(1, 1, 1, false), ended(2, 1, 2, false)]), None, "another epoch knew more");
         assert!(judge(FirstReport::default(), vec![ended(1, 1, 1, false), ended(1, 2, 2, false)]).is_some());
+        let deleted = |node| (node, Fact::Batch(Arc::new(Parsed { no: 3, dels: vec![task(1)], ..Parsed::default() })));
+        assert_eq!(judge(FirstReport::default(), vec![ended(1, 1, 1, false), deleted(0), ended(1, 2, 2, false)]), None, "forgotten");
+        assert!(judge(FirstReport::default(), vec![ended(1, 1, 1, false), deleted(1), ended(1, 2, 2, false)]).is_some());
     }
 }
