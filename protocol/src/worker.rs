@@ -459,7 +459,9 @@ impl Mesh {
         for key in ended {
             self.report(to, &key);
         }
-        let running: Vec<(TaskId, Attempt)> = self.worker.runs.keys().copied().collect();
+        // One that never began is asked for again: the report of it may have been lost with the coordinator that stopped it.
+        let known = self.worker.runs.iter().filter(|(_, r)| r.state != State::Dead);
+        let running: Vec<(TaskId, Attempt)> = known.map(|(k, _)| *k).collect();
         let mut parts: Vec<&[(TaskId, Attempt)]> = running.chunks(ITEMS_MAX).collect();
         if parts.is_empty() {
             parts.push(&[]);

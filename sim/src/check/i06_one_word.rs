@@ -76,7 +76,8 @@ mod tests {
             if voters {
                 log.push((0, configured(1, voted(1, 0), 1, &[0, 1, 2])));
             }
-            log.push((0, batch(2, vec![rec(task(1), voted(1, 0), 2)])));
+            let at = if voters { voted(1, 0) } else { epoch(1, 0) };
+            log.push((0, batch(2, vec![rec(task(1), at, 2)])));
             log.extend([deliver(1, 0, outcome(End::Done, 1)), deliver(2, 1, second)]);
             judge(OneWord::default(), log).is_some()
         };

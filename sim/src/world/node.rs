@@ -255,7 +255,7 @@ impl World {
         let name = n.cfg.name.clone();
         self.say(|| format!("{name} BOOT {boot}{}", if quarantined { " (quarantined)" } else { "" }));
         self.see(node, Fact::Boot { store, boot, fresh });
-        self.progress = self.now;
+        self.progress = self.progress.max(self.now);
         self.number(node, &out);
         self.look_inside(node);
         self.pass(node, out);
