@@ -181,3 +181,66 @@ impl Table {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+    use crate::{
+        codec,
+        ids::{Epoch, Peer},
+        record::{End, Outcome},
+        spec::Data,
+    };
+
+    /// A record of one of a few tasks, in one of a few versions.
+    fn rec((task, n, seq, ended): (u8, u64, u64, bool)) -> Rec {
+        let id = TaskId { origin: Origin { peer: Peer([task; 32]), store: 1 }, inc: 1, seq: u64::from(task) };
+        let epoch = Epoch { n, peer: Peer([1; 32]) };
+        let mut r = Rec::tombstone(id, Queued { epoch, seq: u64::from(task) }, outcome(), 0);
+        r.ver = Ver { epoch, seq };
+        r.outcome = r.outcome.filter(|_| ended);
+        r
+    }
+
+    fn outcome() -> Outcome {
+        let (end, why, data, ext) = (End::Done, String::new(), Data::EMPTY, Default::default());
+        Outcome { end, attempt: None, worker: None, exit: None, why, data, ended_at: 0, ran_ms: 0, ext }
+    }
+
+    fn table(recs: &[Rec]) -> Table {
+        let mut t = Table::new();
+        recs.iter().for_each(|r| t.put(r.clone(), codec::encode(r)));
+        t
+    }
+
+    fn content(t: &Table) -> BTreeSet<(TaskId, Ver)> {
+        t.iter().map(|r| (r.id, r.ver)).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+
+        #[test]
+        fn equal_digests_are_equal_sets_whatever_the_way(
+            a in vec((0_u8..8, 1_u64..3, 1_u64..3, any::<bool>()).prop_map(rec), 0..20),
+            b in vec((0_u8..8, 1_u64..3, 1_u64..3, any::<bool>()).prop_map(rec), 0..20),
+            gone in vec(0_u8..8, 0..6),
+        ) {
+            let (mut ta, tb) = (table(&a), table(&b));
+            for g in gone {
+                ta.remove(&rec((g, 1, 1, false)).id);
+            }
+            for t in [&ta, &tb] {
+                prop_assert_eq!(t.check(), Ok(()));
+                prop_assert_eq!(t.digests().iter().fold(0, |x, d| x ^ d), t.root());
+            }
+            prop_assert_eq!(ta.root() == tb.root(), content(&ta) == content(&tb));
+            // A difference is in the buckets of the tasks that differ, and in no other.
+            let differ: BTreeSet<usize> = content(&ta).symmetric_difference(&content(&tb)).map(|(id, _)| bucket(id.short())).collect();
+            let told: BTreeSet<usize> = (0..BUCKETS).filter(|i| ta.digests()[*i] != tb.digests()[*i]).collect();
+            prop_assert_eq!(told, differ);
+        }
+    }
+}

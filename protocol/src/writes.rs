@@ -933,8 +933,10 @@ impl Mesh {
         c.sealed_seq = 0;
         c.own_blobs.clear();
         c.written_at.clear();
-        c.followers.clear();
-        c.replicas.clear();
+        if !mutant::on(7) {
+            c.followers.clear();
+            c.replicas.clear();
+        }
         (c.enough, c.fewer) = (usize::MAX, None);
         c.heard.clear();
         let effects = core::mem::take(&mut c.effects);

@@ -143,10 +143,13 @@ pub enum Fault {
     Full,
     /// One fsync takes seconds.
     Stall,
+    /// The coordinator, if there is one, hears nothing more, although its links are up and it is heard.  Only when it is
+    /// asked for.
+    Deaf,
 }
 
 impl Fault {
-    /// All of them.
+    /// All that a seed may draw by itself.
     pub const ALL: [Self; 24] = [
         Self::Kill,
         Self::Power,
@@ -176,7 +179,7 @@ impl Fault {
 
     fn in_profile(self, p: Profile) -> bool {
         match p {
-            Profile::Mixed => true,
+            Profile::Mixed => self != Self::Deaf,
             Profile::Calm => false,
             Profile::Crash => matches!(self, Self::Kill | Self::Power | Self::Fuse | Self::CrashLoop | Self::KillAll | Self::Leave),
             Profile::Network => matches!(
@@ -290,6 +293,10 @@ impl Plan {
             if wanted && !fixed.without.contains(&f) {
                 faults.push((f, every));
             }
+        }
+        if fixed.faults.contains(&Fault::Deaf) {
+            let (lo, hi) = Fault::Deaf.every();
+            faults.push((Fault::Deaf, Dice::split(seed, "hearing").range(lo, hi)));
         }
         let calm = fixed.profile == Profile::Calm;
         let slow_net = d.percent(20);

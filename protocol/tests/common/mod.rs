@@ -25,11 +25,15 @@ pub struct Node {
 pub struct Disk {
     entries: BTreeMap<Vec<u8>, Vec<u8>>,
     side: Option<Vec<u8>>,
-    boot: u64,
+    pub boot: u64,
 }
 
 impl Disk {
-    fn commit(&mut self, b: &Batch) {
+    pub fn recovered(&self, n: u8) -> Recovered {
+        let entries = self.entries.clone().into_iter().collect();
+        Recovered { entries, side: self.side.clone(), store: u64::from(n), boot: self.boot, ..Recovered::default() }
+    }
+    pub fn commit(&mut self, b: &Batch) {
         self.entries.extend(b.puts.iter().cloned());
         for k in &b.dels {
             self.entries.remove(k);
@@ -46,6 +50,10 @@ pub struct World {
     queue: VecDeque<(Peer, Input)>,
     pub replies: Vec<(Peer, u64, Reply)>,
     pub events: Vec<(u64, Peer, Event)>,
+    /// All that every disk took, in order.
+    pub batches: BTreeMap<Peer, Vec<Batch>>,
+    /// All messages that left, encoded.
+    pub sent: BTreeSet<Vec<u8>>,
     /// They hear nothing, although they are heard.
     pub deaf: BTreeSet<Peer>,
     /// Their disks confirm nothing.
@@ -62,7 +70,7 @@ pub fn peer(n: u8) -> Peer {
     Peer([n; 32])
 }
 
-fn config(n: u8, timing: Timing, proto: u32) -> Config {
+pub fn config(n: u8, timing: Timing, proto: u32) -> Config {
     Config {
         peer: peer(n),
         name: format!("n{n}"),
@@ -92,6 +100,8 @@ impl World {
             queue: VecDeque::new(),
             replies: vec![],
             events: vec![],
+            batches: BTreeMap::new(),
+            sent: BTreeSet::new(),
             deaf: BTreeSet::new(),
             stuck: BTreeSet::new(),
             cut: BTreeSet::new(),
@@ -109,8 +119,7 @@ impl World {
         let p = peer(n);
         let disk = self.disks.entry(p).or_default();
         disk.boot += 1;
-        let entries = disk.entries.clone().into_iter().collect();
-        let recovered = Recovered { entries, side: disk.side.clone(), store: u64::from(n), boot: disk.boot, ..Recovered::default() };
+        let recovered = disk.recovered(n);
         let mut out = vec![];
         let seed = u64::from(n) + 100 * disk.boot;
         let mesh = Mesh::new(config(n, self.timing, self.protos.get(&n).copied().unwrap_or(PROTO)), recovered, self.at(), seed, &mut out);
@@ -147,6 +156,7 @@ impl World {
                 Output::Persist(_) if self.stuck.contains(&p) => {}
                 Output::Persist(b) => {
                     self.disks.entry(p).or_default().commit(&b);
+                    self.batches.entry(p).or_default().push(b.clone());
                     let mut more = vec![];
                     self.nodes.get_mut(&p).unwrap().gate.persisted(b.no, &mut more);
                     self.queue.push_back((p, Input::Persisted(b.no)));
@@ -160,7 +170,10 @@ impl World {
         for o in ready {
             match o {
                 Output::Event(e) => self.events.push((self.now, p, e)),
-                Output::Send { to, msg, .. } => self.queue.push_back((to, Input::Message(p, msg))),
+                Output::Send { to, msg, .. } => {
+                    self.sent.insert(clawmesh_protocol::codec::encode(&msg));
+                    self.queue.push_back((to, Input::Message(p, msg)));
+                }
                 Output::Publish { msg, .. } => {
                     for q in self.nodes.keys().copied().collect::<Vec<_>>() {
                         if q != p {

@@ -177,7 +177,7 @@ impl World {
             nodes,
             pairs,
             disks: Disks::new(peers),
-            checks: check::all(plan.copies),
+            checks: check::all(plan.copies, plan.timing),
             violation: None,
             hash: blake3::Hasher::new(),
             trace,
@@ -256,6 +256,8 @@ impl World {
             What::Packet { pair, side } => self.arrive(pair, side),
             What::Watch { pair, side, token, close } => self.watched(pair, side, token, close),
             What::Dial { pair } => self.dial(pair),
+            // Gossip does not wait.
+            What::Gossip { node, .. } if self.nodes[node].deaf => {}
             What::Gossip { node, life, from, gossip } => self.give_if(node, life, Input::Gossip(from, (*gossip).clone())),
             What::Fsync { node, life, upto } => self.fsynced(node, life, upto),
             What::Exit { node, life, id, attempt, killed } => self.exited(node, life, id, attempt, killed),

@@ -42,6 +42,8 @@ pub(super) struct Node {
     pub(super) life: u64,
     pub(super) core: Option<Core>,
     pub(super) paused: bool,
+    /// What is sent to it waits.
+    pub(super) deaf: bool,
     inbox: VecDeque<Input>,
     /// Down without a word (power); a dial gets no answer.
     pub(super) dark: bool,
@@ -164,6 +166,7 @@ impl Node {
             life: 0,
             core: None,
             paused: false,
+            deaf: false,
             inbox: VecDeque::new(),
             dark: false,
             gone: false,
@@ -293,10 +296,12 @@ impl World {
         n.inbox.clear();
         n.procs.clear();
         n.paused = false;
+        n.deaf = false;
         n.fuse = None;
         n.dark = power;
         let name = n.cfg.name.clone();
         self.say(|| format!("{name} CRASH{} (disk holds #{upto})", if power { " (power)" } else { "" }));
+        self.see(node, Fact::Deaf(false));
         self.see(node, Fact::Down(upto));
         self.forget_users(node);
         self.links_down(node, how);
@@ -342,6 +347,22 @@ impl World {
         }
         for (pair, _) in self.pairs_of(node) {
             self.refresh(pair);
+        }
+    }
+
+    /// Nothing more comes in, or it all comes at once.
+    pub(super) fn deafen(&mut self, node: usize, on: bool) {
+        if self.nodes[node].core.is_none() || self.nodes[node].deaf == on {
+            return;
+        }
+        self.nodes[node].deaf = on;
+        let name = self.nodes[node].cfg.name.clone();
+        self.say(|| format!("{name} {}", if on { "HEARS NOTHING" } else { "HEARS AGAIN" }));
+        self.see(node, Fact::Deaf(on));
+        if !on {
+            for (pair, side) in self.pairs_of(node) {
+                self.arrive(pair, 1 - side);
+            }
         }
     }
 
