@@ -516,7 +516,8 @@ impl Mesh {
         for key in ended {
             self.report(to, &key);
         }
-        let known = self.worker.runs.iter().filter(|(_, r)| r.state != State::Kept);
+        // One that is over is asked for again: the report of it may have been lost with the coordinator that had it.
+        let known = self.worker.runs.iter().filter(|(_, r)| !matches!(r.state, State::Kept | State::Dead));
         let running: Vec<(TaskId, Attempt)> = known.map(|(k, _)| *k).collect();
         let mut parts: Vec<&[(TaskId, Attempt)]> = running.chunks(ITEMS_MAX).collect();
         if parts.is_empty() {

@@ -153,6 +153,8 @@ pub struct Quiet {
     pub table: BTreeMap<TaskId, Arc<Rec>>,
     /// Acknowledged tasks that must have reached their end.
     pub due: Vec<Due>,
+    /// Too many voters' disks are gone: nobody may serve any more.
+    pub helpless: bool,
     /// Requests to live nodes that nobody has answered, for people.
     pub unanswered: Vec<String>,
 }

@@ -321,7 +321,7 @@ impl World {
             self.count(super::FOUND_OLDER);
         }
         self.see(node, Fact::Boot { store, boot, fresh });
-        self.progress = self.now;
+        self.progress = self.progress.max(self.now);
         self.number(node, &out);
         self.look_inside(node);
         self.pass(node, out);
