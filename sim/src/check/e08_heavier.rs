@@ -49,10 +49,10 @@ impl Heavier {
         self.followed.iter().filter(|(x, f)| f.iter().any(|f| steady(&f)) && ok(x)).count()
     }
 
-    /// Nodes that may have followed `peer` then.
+    /// Nodes that may have followed `peer` then, or have begun to since: they had no coordinator, and made it the heavier one.
     fn perhaps(&self, peer: Peer, at: u64) -> usize {
-        let (from, to) = (at.saturating_sub(2 * STEADY_MS), at.saturating_sub(MEETING_MS));
-        self.followed.values().filter(|f| f.iter().any(|f| f.0 == peer && f.1 <= to && f.2 >= from)).count()
+        let from = at.saturating_sub(2 * STEADY_MS);
+        self.followed.values().filter(|f| f.iter().any(|f| f.0 == peer && f.1 <= at && f.2 >= from)).count()
     }
 }
 
