@@ -545,6 +545,14 @@ mod tests {
     }
 
     #[test]
+    fn long_runs_meet_all_sizes() {
+        let sizes: Vec<usize> = (0..2_000).map(size).collect();
+        let share = |lo: usize, hi: usize| sizes.iter().filter(|n| (lo..=hi).contains(*n)).count() / 20;
+        assert!((55..65).contains(&share(1, 7)) && (30..40).contains(&share(8, 50)), "{} {}", share(1, 7), share(8, 50));
+        assert!(sizes.contains(&200) && sizes.contains(&1_000));
+    }
+
+    #[test]
     fn leaving_faults_out_does_not_move_the_others() {
         let all = Plan::draw(3, &Fixed::default()).strikes;
         assert!(all.len() > 4 && all.is_sorted_by_key(|s| s.at));
@@ -558,6 +566,8 @@ mod tests {
         let f =
             Fixed { nodes: Some(3), profile: Profile::Crash, faults: vec![Fault::KillAll], only: Some([7, 2].into()), ..Fixed::default() };
         assert_eq!(f.flags(), " --nodes 3 --profile crash --fault kill-all --only 2,7");
+        let f = Fixed { profile: Profile::Laptop, days: Some(30), every_second: true, ..Fixed::default() };
+        assert_eq!(f.flags(), " --profile laptop --days 30 --every-second");
         assert_eq!(Fixed::default().flags(), "");
     }
 }

@@ -47,7 +47,7 @@ pub(super) fn scale(nodes: usize, tasks: usize, json: bool) -> Result<(), String
         let numbers = [t.network_ms, t.core_ms, t.longest_step_ms, t.bytes];
         std::iter::once(t.from.to_owned()).chain(numbers.iter().map(u64::to_string)).collect()
     };
-    let head = ["takeover", "network ms (virtual)", "core ms (real)", "longest step ms (real)", "bytes"];
+    let head = ["takeover", "network ms (virtual)", "core ms (processor)", "longest step ms (processor)", "bytes"];
     show::print(&show::table(&head, s.takeovers.iter().map(row).collect()));
     show::print(&format!("{} nodes, {} tasks of {} bytes; reading a store took {} ms", s.nodes, s.tasks, s.record_bytes, s.load_ms));
     Ok(())

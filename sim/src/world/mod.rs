@@ -1,6 +1,7 @@
 //! The virtual world: N nodes that run the shipped core, their network, disks, processes and users, in
 //! virtual time, from one seed.
 
+mod disk;
 mod faults;
 mod load;
 mod measure;
@@ -266,7 +267,7 @@ impl World {
             let Some(((at, _), what)) = self.queue.pop_first() else { break };
             self.now = self.now.max(at);
             self.happen(what);
-            let most = STEPS_MAX * (1 + self.plan.days);
+            let most = STEPS_MAX * (1 + self.plan.days) * (1 + self.nodes.len() as u64 / 50);
             if self.steps > most {
                 self.complain("livelock", 0, format!("{most} steps were not enough"));
             }
