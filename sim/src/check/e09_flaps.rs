@@ -40,6 +40,8 @@ struct Node {
     contact: Option<(Peer, u64)>,
     /// Whom it followed before, since when and until when.
     before: Option<(Peer, u64, u64)>,
+    /// Since when the link to it has been down.
+    cut_at: Option<u64>,
 }
 
 impl Flaps {
@@ -100,9 +102,15 @@ impl Check for Flaps {
                 // Who comes back in a moment was never away.
                 let back = n.before.filter(|(p, _, until)| *p == x.peer && e.at < until + MOMENT_MS).map(|(_, since, _)| since);
                 n.before = n.contact.map(|(p, since)| (p, since, e.at));
-                n.contact = Some((x.peer, back.unwrap_or(e.at)));
+                (n.contact, n.cut_at) = (Some((x.peer, back.unwrap_or(e.at))), None);
             }
-            Fact::Link(p, _) if n.contact.is_some_and(|(l, _)| l == *p) => n.contact = Some((*p, e.at)),
+            Fact::Link(p, up) if n.contact.is_some_and(|(l, _)| l == *p) => {
+                if !*up {
+                    n.cut_at.get_or_insert(e.at);
+                } else if n.cut_at.take().is_some_and(|t| e.at >= t + MOMENT_MS) {
+                    n.contact = Some((*p, e.at));
+                }
+            }
             Fact::Sent(to, m) => match &**m {
                 Message::HandGrant(_) => n.granted = true,
                 Message::HandReq(_) => {
