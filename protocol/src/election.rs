@@ -109,10 +109,9 @@ impl Mesh {
             // A new link to the leader: what was under way on the old one is lost, so join again.
             l.lane_bad = false;
             self.send_follow();
-            return;
         }
         if let Some(round) = self.round.as_mut() {
-            // It may know a leader: ask it too.
+            // It may know a leader, or still be ours: ask it too.
             round.answers.entry(p).or_insert(None);
             let pre = Pre { rank: self.rank(), n: self.side.promised.n, round: self.round_no, ext: Default::default() };
             self.send(p, Message::Pre(pre));
