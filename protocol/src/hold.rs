@@ -259,6 +259,14 @@ impl Mesh {
         self.capacity_changed();
     }
 
+    /// When something is due here if nobody says anything (see `rest`).
+    pub(crate) fn split_rest(&self) -> u64 {
+        let t = &self.cfg.timing;
+        let hold = self.split.hold.filter(|h| !h.over).into_iter().flat_map(|h| [h.since + t.hold_ms, h.since + t.hold_half_ms]);
+        let absent = self.split.absent.values().map(|since| since + t.absent_ms);
+        crate::rest::next(self.now, hold.chain(absent))
+    }
+
     /// The role has ended.
     pub(crate) fn end_split(&mut self) {
         self.split = Split::default();

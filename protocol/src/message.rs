@@ -257,7 +257,11 @@ wire_struct! {
 }
 wire_struct! {
     /// Not accepted, for good.  An encoded [`crate::face::Refusal`].
-    pub struct SubmitRefused { 1 => id: TaskId, 2 => refusal: Blob }
+    pub struct SubmitRefused {
+        1 => id: TaskId, 2 => refusal: Blob,
+        /// It answers a submit that was not said [`Submit::again`].
+        3 => first: bool,
+    }
 }
 wire_struct! {
     /// Run this (S2).

@@ -106,6 +106,10 @@ impl Follower {
             self.queue.push_back((seq, id));
         }
     }
+    /// Something is still to be sent to it, or to be acknowledged by it.
+    pub(crate) fn has_more(&self) -> bool {
+        self.streams() && !(self.queue.is_empty() && self.dels.is_empty() && self.floors.is_empty() && self.windows.is_empty())
+    }
     /// It gets writes.
     pub(crate) fn streams(&self) -> bool {
         matches!(self.stage, Stage::Catching | Stage::Joined)
@@ -601,8 +605,11 @@ impl Mesh {
 
     pub(crate) fn drop_all(&mut self) {
         let ids: Vec<TaskId> = self.table.iter().map(|r| r.id).collect();
+        // The blobs at the end: whether a record still names one is looked for in what is left of the table.
+        let mut blobs = BTreeSet::new();
         for id in ids {
-            self.forget(&id);
+            blobs.extend(self.remove(&id));
         }
+        blobs.into_iter().for_each(|h| self.drop_blob(h));
     }
 }

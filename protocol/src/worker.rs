@@ -127,6 +127,10 @@ impl Worker {
     pub(crate) fn running(&self) -> usize {
         self.runs.values().filter(|r| matches!(r.state, State::Fetching | State::Queued | State::Running(_))).count()
     }
+    /// Something waits for its payload, a slot, or its acknowledgement (see `rest`).  What runs ends by itself.
+    pub(crate) fn busy(&self) -> bool {
+        self.runs.values().any(|r| matches!(r.state, State::Fetching | State::Queued | State::Running(true) | State::Finished))
+    }
     pub(crate) fn names(&self, hash: Hash) -> bool {
         self.runs.values().any(|r| r.payload.blob() == Some(hash) || r.outcome.as_ref().and_then(|o| o.data.blob()) == Some(hash))
     }
@@ -512,7 +516,8 @@ impl Mesh {
         for key in ended {
             self.report(to, &key);
         }
-        let known = self.worker.runs.iter().filter(|(_, r)| r.state != State::Kept);
+        // One that is over is asked for again: the report of it may have been lost with the coordinator that had it.
+        let known = self.worker.runs.iter().filter(|(_, r)| !matches!(r.state, State::Kept | State::Dead));
         let running: Vec<(TaskId, Attempt)> = known.map(|(k, _)| *k).collect();
         let mut parts: Vec<&[(TaskId, Attempt)]> = running.chunks(ITEMS_MAX).collect();
         if parts.is_empty() {

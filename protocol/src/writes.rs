@@ -186,6 +186,17 @@ impl Coord {
         waiting + self.held.len()
     }
 
+    /// When something is due here if nobody says anything (see `rest`); none: something is under way.
+    pub(crate) fn rest(&self, m: &Mesh) -> Option<u64> {
+        let streams = self.followers.values().any(|f| matches!(f.stage, Stage::Pulling | Stage::Catching) || f.has_more());
+        let waits = self.stable < self.seq || !self.asked.is_empty() || self.fewer.is_some() || !self.config_waiters.is_empty();
+        if !self.serving() || self.backlog() > 0 || streams || waits {
+            return None;
+        }
+        let seats = self.replicas.values().map(|t| t + m.cfg.tune.sticky_ms);
+        Some(self.sched.rest(m, self.since).min(crate::rest::next(m.now, seats)))
+    }
+
     pub(crate) fn check(&self, m: &Mesh) -> Result<(), String> {
         if self.stable > self.seq || self.own_acked > self.seq {
             return Err("stable and acknowledged writes are written ones".into());
@@ -484,11 +495,12 @@ impl Mesh {
         };
         let _ = l;
         let mut blobs = BTreeSet::new();
+        let mut refused = false;
         for raw in w.recs {
             match crate::record::decode_rec(&raw.0) {
                 Ok(rec) => {
                     blobs.extend(rec.blobs().filter(|h| !self.blobs.contains(h) && !w.missing.contains(h)));
-                    self.apply(rec, raw.0, from);
+                    refused |= !self.apply(rec, raw.0, from);
                 }
                 Err(_) => self.event(Event::Alarm("bad_record")),
             }
@@ -497,7 +509,7 @@ impl Mesh {
             self.raise_floor(f);
         }
         for id in w.dels {
-            // G3: its coordinator had an outcome.  Ours may be an older version without: below the floor it is dead (G2).
+            // G3: it has an outcome at the coordinator, which may not have come here; below the floor it is dead either way (G2).
             if mutant::on(21) || self.below_floor(&id) {
                 self.forget(&id);
             }
@@ -512,25 +524,33 @@ impl Mesh {
             self.synced = true;
             self.advert_soon();
         }
+        if refused {
+            // What is not here must not count as if it were: the coordinator pulls what it does not know, and joins it (T3).
+            return self.send_follow();
+        }
         self.acks.push_back(crate::mesh::PendingAck { upto: w.upto, blobs });
         self.send_acks();
     }
 
     /// W3: a newer version replaces an older one; equal versions are equal bytes; what is settled stays.
-    fn apply(&mut self, rec: Rec, bytes: Vec<u8>, from: Peer) {
+    /// False when the write would have taken back what is settled.
+    fn apply(&mut self, rec: Rec, bytes: Vec<u8>, from: Peer) -> bool {
         let (rec, bytes) = if mutant::on(35) { rec.without_unknown() } else { (rec, bytes) };
         let id = rec.id;
         if let Some(mine) = self.table.get(&id) {
             if rec.ver == mine.ver && self.table.bytes(&id) != Some(bytes.as_slice()) {
-                return self.event(Event::Alarm("equal_version_other_bytes"));
+                self.event(Event::Alarm("equal_version_other_bytes"));
+                return true;
             }
             if rec.ver <= mine.ver {
-                return self.rule(Rule::W3);
+                self.rule(Rule::W3);
+                return true;
             }
             let regress =
                 (mine.outcome.is_some() && rec.outcome.is_none()) || (mine.delivered && !rec.delivered) || (mine.cancel && !rec.cancel);
             if regress {
-                return self.event(Event::Alarm("regressing_write"));
+                self.event(Event::Alarm("regressing_write"));
+                return false;
             }
         }
         for h in rec.blobs().filter(|h| !self.blobs.contains(h)).collect::<Vec<_>>() {
@@ -540,6 +560,7 @@ impl Mesh {
         self.top = self.top.max(rec.ver);
         self.put(Key::task(&id), bytes.clone());
         self.table.put(rec, bytes);
+        true
     }
 
     /// Acknowledges, in order, every write whose blobs are here.
@@ -563,11 +584,16 @@ impl Mesh {
 
     /// Deletes a record and the blobs only it named.
     pub(crate) fn forget(&mut self, id: &TaskId) {
-        let Some(rec) = self.table.remove(id) else { return };
-        self.delete(Key::task(id));
-        for h in rec.blobs() {
+        for h in self.remove(id) {
             self.drop_blob(h);
         }
+    }
+
+    /// Drops a record; the blobs that it named are still here.
+    pub(crate) fn remove(&mut self, id: &TaskId) -> Vec<Hash> {
+        let Some(rec) = self.table.remove(id) else { return Vec::new() };
+        self.delete(Key::task(id));
+        rec.blobs().collect()
     }
 
     // ---- blobs (W4) ----
@@ -643,7 +669,7 @@ impl Mesh {
         }
     }
 
-    fn drop_blob(&mut self, hash: Hash) {
+    pub(crate) fn drop_blob(&mut self, hash: Hash) {
         if !self.blobs.contains(&hash) {
             // It may be arriving: what is written after this would be taken away behind our back.
             return;

@@ -49,10 +49,14 @@ impl Heavier {
         self.followed.iter().filter(|(x, f)| f.iter().any(|f| steady(&f)) && ok(x)).count()
     }
 
-    /// Nodes that may have followed `peer` then.
-    fn perhaps(&self, peer: Peer, at: u64) -> usize {
+    /// Nodes that may have followed `peer` then: also those that it has taken over from a third one in the last moment, but
+    /// not those that it gets from `loser` in this meeting.
+    fn perhaps(&self, peer: Peer, loser: usize, at: u64, disks: &Disks) -> usize {
+        let lost = disks.peers.get(loser);
         let (from, to) = (at.saturating_sub(2 * STEADY_MS), at.saturating_sub(MEETING_MS));
-        self.followed.values().filter(|f| f.iter().any(|f| f.0 == peer && f.1 <= to && f.2 >= from)).count()
+        let before = |f: &[(Peer, u64, u64)]| f.iter().any(|f| f.0 == peer && f.1 <= to && f.2 >= from);
+        let new = |f: &[(Peer, u64, u64)]| f.iter().any(|f| f.0 == peer && f.1 > to) && f.iter().all(|f| Some(&f.0) != lost || f.2 < from);
+        self.followed.iter().filter(|(n, f)| before(f) || (**n != loser && new(f))).count()
     }
 }
 
@@ -101,7 +105,7 @@ impl Check for Heavier {
                 if (node, at) != (e.node, e.at) || !both || odd || disks.config(e.node).is_some() {
                     return Ok(());
                 }
-                let (mine, theirs) = (self.surely(e.node, e.at, disks), self.perhaps(epoch.peer, e.at));
+                let (mine, theirs) = (self.surely(e.node, e.at, disks), self.perhaps(epoch.peer, e.node, e.at, disks));
                 if mine > theirs {
                     return Err(format!("a coordinator with {mine} followers gives way to {epoch:?} with {theirs}"));
                 }

@@ -108,9 +108,8 @@ impl Check for Flaps {
             // A connection that is replaced, or is back in a moment, takes the contact along.
             Fact::Link(p, false) if n.contact.is_some_and(|(l, _)| l == *p) => n.cut = n.cut.or(Some(e.at)),
             Fact::Link(p, true) if n.contact.is_some_and(|(l, _)| l == *p) => {
-                if n.cut.take().is_some_and(|t| e.at >= t + MOMENT_MS) {
-                    n.contact = Some((*p, e.at));
-                }
+                let lost = n.cut.take().is_some_and(|t| e.at >= t + MOMENT_MS);
+                n.contact = n.contact.map(|(p, since)| (p, if lost { e.at } else { since }));
             }
             Fact::Sent(to, m) => match &**m {
                 Message::HandGrant(_) => n.granted = true,
@@ -167,7 +166,7 @@ mod tests {
         let timing = Timing { steady_ms: 5_000, ..Timing::default() };
         let disks = Disks::new((0..2).map(peer).collect());
         let asks = |back: u64| {
-            let mut c = Flaps::new(timing.clone());
+            let mut c = Flaps::new(timing);
             let ask = HandReq { epoch: epoch(50, 1), prio: 9, ext: Default::default() };
             let log = vec![
                 (0, Fact::Event(Event::Following(epoch(50, 1)))),

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use clawmesh_protocol::{
+    codec,
     config::{BACKOFF_MAX_MS, Config, WAKE_MAX_MS},
     face::{Facts, Reply},
     gate::Gate,
-    ids::{Attempt, Hash, Peer, TaskId},
+    ids::{Attempt, Hash, Peer, TaskId, Ver},
     io::{Batch, Event, Input, Output, Recovered},
+    mesh::Side,
     message::Message,
     mutant,
     record::End,
@@ -21,7 +23,7 @@ use super::{WALL_MS, What, World, net};
 use crate::{
     core::{Mesh, Probe},
     oracle::{Fact, Parsed},
-    plan::Plan,
+    plan::{Fault, Plan},
     rng::Dice,
 };
 
@@ -68,6 +70,10 @@ pub(super) struct Node {
     /// Its clocks' error, parts per million; above and below [`DRIFT_ZERO`].
     drift: u64,
     booting: bool,
+    /// How long it stays away after its next end, ms.
+    pub(super) away: Option<u64>,
+    /// What it is made to do against its will, until then, ms.
+    pub(super) bug: Option<(Fault, u64)>,
 }
 
 /// How a process ends.
@@ -89,7 +95,7 @@ pub(super) struct Core {
     /// When the core wants to be woken.
     wake: Option<u64>,
     /// When it will be.
-    tick: Option<u64>,
+    pub(super) tick: Option<u64>,
     last_batch: u64,
     pub(super) probe: Probe,
 }
@@ -105,12 +111,58 @@ struct Store {
     stalled_until: u64,
     durable: u64,
     fresh: bool,
+    /// It confirms what is not durable: what stood there before the last batches, newest last.
+    lies: Option<VecDeque<Before>>,
 }
 
+/// What a batch has overwritten.
+struct Before {
+    entries: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    side: Option<Option<Vec<u8>>>,
+}
+
+/// A lying disk has so many batches at most in its cache.
+const CACHED_MAX: usize = 200;
+
 impl Store {
+    /// Loses the last batches of the database and of the side file, each so many.
+    fn lose(&mut self, batches: usize, sides: usize) {
+        let Some(cache) = self.lies.as_mut() else { return };
+        for (i, b) in std::mem::take(cache).into_iter().rev().enumerate() {
+            for (k, v) in b.entries.into_iter().filter(|_| i < batches) {
+                match v {
+                    Some(v) => self.entries.insert(k, v),
+                    None => self.entries.remove(&k),
+                };
+            }
+            if let Some(side) = b.side.filter(|_| i < sides) {
+                self.side = side;
+            }
+        }
+    }
+
+    fn remember(&mut self, b: &Batch) {
+        let Some(cache) = self.lies.as_mut() else { return };
+        let keys = b.puts.iter().map(|(k, _)| k).chain(&b.dels);
+        let entries = keys.map(|k| (k.clone(), self.entries.get(k).cloned())).collect();
+        cache.push_back(Before { entries, side: b.side.as_ref().map(|_| self.side.clone()) });
+        if cache.len() > CACHED_MAX {
+            cache.pop_front();
+        }
+    }
+
+    /// D3, as the driver does it: the database is at least as new as the side file's mark.
+    fn new_enough(&self) -> bool {
+        let Some(side) = self.side.as_deref() else { return self.entries.is_empty() };
+        let Ok(side) = codec::decode::<Side>(side) else { return false };
+        let mark = self.entries.get(b"meta/hw".as_slice()).and_then(|b| codec::decode::<Ver>(b).ok());
+        mark.unwrap_or_default() >= side.hw
+    }
+
     fn commit(&mut self, upto: u64) {
         while self.queue.front().is_some_and(|b| b.no <= upto) {
             let Some(b) = self.queue.pop_front() else { break };
+            self.remember(&b);
             self.entries.extend(b.puts);
             for k in &b.dels {
                 self.entries.remove(k);
@@ -183,7 +235,14 @@ impl Node {
             drift: DRIFT_ZERO + dice.range(0, 2 * plan.drift_ppm) - plan.drift_ppm,
             skew: dice.range(0, plan.skew_ms),
             booting: false,
+            away: None,
+            bug: None,
         }
+    }
+
+    /// Its disk lies from now on.
+    pub(super) fn lie(&mut self) {
+        self.disk.lies = Some(VecDeque::new());
     }
 
     /// A boot that is far off is brought forward.
@@ -192,10 +251,10 @@ impl Node {
     }
 
     /// What its clock says at this time of the world, and the other way round.
-    fn local(&self, ms: u64) -> u64 {
+    pub(super) fn local(&self, ms: u64) -> u64 {
         (u128::from(ms) * u128::from(self.drift) / u128::from(DRIFT_ZERO)) as u64
     }
-    fn world(&self, ms: u64) -> u64 {
+    pub(super) fn world(&self, ms: u64) -> u64 {
         (u128::from(ms) * u128::from(DRIFT_ZERO)).div_ceil(u128::from(self.drift)) as u64
     }
 
@@ -233,7 +292,8 @@ impl World {
         n.disk.bad = false;
         n.disk.durable = 0;
         let fresh = std::mem::take(&mut n.disk.fresh);
-        let quarantined = !fresh && self.plan.quarantine && self.chance.disk.percent(10) && may_lose;
+        let older = !fresh && n.disk.lies.is_some() && !n.disk.new_enough();
+        let quarantined = older || (!fresh && self.plan.quarantine && self.chance.disk.percent(10) && may_lose);
         if quarantined {
             n.store = self.chance.disk.bits();
         }
@@ -257,8 +317,11 @@ impl World {
         n.core = Some(Core { mesh, gate: Gate::default(), zero, wake: None, tick: None, last_batch: 0, probe });
         let name = n.cfg.name.clone();
         self.say(|| format!("{name} BOOT {boot}{}", if quarantined { " (quarantined)" } else { "" }));
+        if older {
+            self.count(super::FOUND_OLDER);
+        }
         self.see(node, Fact::Boot { store, boot, fresh });
-        self.progress = self.now;
+        self.progress = self.progress.max(self.now);
         self.number(node, &out);
         self.look_inside(node);
         self.pass(node, out);
@@ -292,6 +355,14 @@ impl World {
         let upto = kept.checked_sub(1).and_then(|i| n.disk.queue.get(i)).map_or(n.disk.durable, |b| b.no);
         n.disk.commit(upto);
         n.disk.queue.clear();
+        if let Some(cached) = n.disk.lies.as_ref().map(VecDeque::len).filter(|_| power) {
+            let lost = self.chance.disk.below(cached + 1);
+            let sides = if self.chance.disk.percent(50) { lost } else { self.chance.disk.below(cached + 1) };
+            n.disk.lose(lost, sides);
+            self.count("lying: a disk lost what it had confirmed");
+            self.say(|| format!("LOST {lost} confirmed batches, {sides} of the side file"));
+        }
+        let n = &mut self.nodes[node];
         n.life += 1;
         n.inbox.clear();
         n.procs.clear();
@@ -311,7 +382,9 @@ impl World {
         let n = &mut self.nodes[node];
         if !n.booting && !n.gone {
             n.booting = true;
-            let d = self.chance.fault.range(lo, hi);
+            let away = n.away.take();
+            let drawn = self.chance.fault.range(lo, hi);
+            let d = away.unwrap_or(drawn);
             self.after(d, What::Boot { node });
         }
     }
@@ -393,6 +466,9 @@ impl World {
 
     fn step(&mut self, node: usize, input: Input) {
         self.steps += 1;
+        if !super::rest::at_rest(&input) {
+            self.stirred = self.now;
+        }
         self.say_input(node, &input);
         self.digest_input(node, &input);
         let now = self.now_at(node);
@@ -489,7 +565,10 @@ impl World {
         }
     }
 
-    fn effect(&mut self, node: usize, output: Output) {
+    pub(super) fn effect(&mut self, node: usize, output: Output) {
+        if super::rest::stirs(&output) {
+            self.stirred = self.now;
+        }
         match output {
             Output::Persist(b) => self.persist(node, b),
             Output::Send { to, msg, .. } => {
@@ -532,7 +611,7 @@ impl World {
             }
         }
         let released = self.nodes[node].releasing;
-        let parsed = Arc::new(Parsed { released, ..Parsed::of(&b) });
+        let parsed = Arc::new(Parsed { released, ..Parsed::of(&b, &mut self.known) });
         if let Some(q) = &parsed.config {
             self.note_voters(q);
         }
@@ -583,7 +662,7 @@ impl World {
     }
 
     /// The driver sleeps until the time the core asked for last, and at most [`WAKE_MAX_MS`].
-    fn keep_awake(&mut self, node: usize) {
+    pub(super) fn keep_awake(&mut self, node: usize) {
         let (now, life) = (self.now, self.nodes[node].life);
         let Some(c) = &mut self.nodes[node].core else { return };
         let at = c.wake.unwrap_or(u64::MAX).clamp(now + 1, now + WAKE_MAX_MS);
