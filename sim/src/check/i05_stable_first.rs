@@ -71,7 +71,7 @@ impl StableFirst {
     /// is claimed again, and its numbers are used again.
     fn lost(&mut self, node: usize, upto: u64) {
         for (_, epoch, seq) in self.unsure.remove(&node).into_iter().flatten().filter(|(no, ..)| *no > upto) {
-            let Some(w) = self.written.get_mut(&epoch) else { continue };
+            let Some(w) = self.written.get_mut(&epoch).filter(|w| seq > w.stable) else { continue };
             if let Some(rec) = w.by_seq.remove(&seq) {
                 w.by_id.entry(rec.id).or_default().retain(|s| *s != seq);
             }

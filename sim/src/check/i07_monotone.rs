@@ -84,7 +84,7 @@ mod tests {
             batch(2, list)
         };
         let gone = Fact::Batch(Arc::new(Parsed { no: 2, dels: vec![task(1)], ..Parsed::default() }));
-        let deleted = vec![(1, batch(1, vec![over.clone()])), (1, gone), (1, Fact::Durable(2))];
+        let deleted = vec![(1, batch(1, vec![over.clone()])), (1, Fact::Durable(1)), (1, gone), (1, Fact::Durable(2))];
         let log = [vec![(0, batch(1, vec![over.clone()]))], deleted, vec![(0, ended(older()))]].concat();
         assert_eq!(judge(Monotone::default(), log), None);
         assert!(judge(Monotone::default(), vec![(0, batch(1, vec![over.clone()])), (0, ended(older()))]).is_some());
