@@ -64,7 +64,7 @@ impl Mesh {
         heard && !left && (answered || !self.in_council_or_replica())
     }
 
-    fn leader_alive(&self) -> bool {
+    pub(crate) fn leader_alive(&self) -> bool {
         self.leader_fresh() && !self.leader.as_ref().is_some_and(|l| l.lane_bad)
     }
 
@@ -328,7 +328,10 @@ impl Mesh {
         let better = mine > p.rank && self.eligible() && (self.view.in_council(mine, except) || mutant::on(28));
         if self.co.is_some() || better {
             self.send(from, Message::PreHigher(PreHigher { round, n: self.side.promised.n, ext: Default::default() }));
-            if self.co.is_none() && self.round.is_none() {
+            // Who waits for a better one itself has asked already: if it asked again for each that asks it, one suspicion of all
+            // would double with each of the council.
+            let waits = self.wait_higher.is_some_and(|(_, until)| self.now < until);
+            if self.co.is_none() && self.round.is_none() && !waits {
                 self.wait_higher = None;
                 self.start_round();
             }
@@ -732,7 +735,10 @@ impl Mesh {
     /// What decides when two coordinators meet.
     pub(crate) fn weight(&self) -> Weight {
         let followers = self.co.as_ref().map_or(0, |c| c.followers.keys().filter(|p| self.view.is_usable(p)).count() + 1);
-        Weight { followers: u32::try_from(followers).unwrap_or(u32::MAX), prio: self.cfg.prio, peer: self.me }
+        let followers = u32::try_from(followers).unwrap_or(u32::MAX);
+        // Who has just claimed again has lost nobody: they say so in a moment.
+        let had = self.co.as_ref().filter(|c| self.now < c.reclaimed_at + T_CLAIM_MS).map_or(0, |c| c.had);
+        Weight { followers: followers.max(had), prio: self.cfg.prio, peer: self.me }
     }
 
     pub(crate) fn on_hb_ack(&mut self, from: Peer, a: HbAck) {

@@ -7,6 +7,7 @@ use crate::{
     io::Event,
     mesh::Mesh,
     message::{HandGrant, HandReq, Message},
+    rest::next,
     rule::Rule,
     view::Member,
 };
@@ -71,13 +72,29 @@ impl Mesh {
         (self.handover.steady, self.handover.stuck) = (None, None);
     }
 
+    /// When something is due here if nobody says anything (see `rest`); none: something is under way.
+    pub(crate) fn handover_rest(&self) -> Option<u64> {
+        let (h, now, t) = (&self.handover, self.now, &self.cfg.timing);
+        if h.giving.is_some() || h.stuck.is_some() || h.asked_at.is_some_and(|at| now < at + ASK_MS) {
+            return None;
+        }
+        let steady = h.steady.map_or(0, |(_, since)| since + self.steady_wait());
+        let term = self.co.as_ref().map_or([0; 2], |c| [c.since + t.tenure_ms, c.since + t.settled_ms]);
+        Some(next(now, [steady, h.not_before, h.barred_until].into_iter().chain(term)))
+    }
+
+    /// How long contact has to be steady before it asks; it doubles with each flap.
+    fn steady_wait(&self) -> u64 {
+        let flaps = if crate::mutant::on(32) { 0 } else { self.side.flaps.min(FLAPS_MAX) };
+        let steady_ms = self.cfg.timing.steady_ms;
+        (steady_ms << flaps).min(steady_ms.saturating_mul(STEADY_MAX))
+    }
+
     // ---- the follower that is better ----
 
     fn tick_wish(&mut self) {
         let now = self.now;
-        let flaps = if crate::mutant::on(32) { 0 } else { self.side.flaps.min(FLAPS_MAX) };
-        let steady_ms = self.cfg.timing.steady_ms;
-        let wait = (steady_ms << flaps).min(steady_ms.saturating_mul(STEADY_MAX));
+        let wait = self.steady_wait();
         let contact = self.two_way_leader().filter(|_| self.eligible());
         let Some(peer) = contact else {
             (self.handover.steady, self.handover.asked_at) = (None, None);

@@ -56,6 +56,13 @@ impl Health {
     }
 }
 
+impl Health {
+    /// It is late, or waits for its disk (see `rest`).
+    pub(crate) fn busy(&self) -> bool {
+        self.above > 0 || self.batch.is_some()
+    }
+}
+
 impl Mesh {
     /// h: 1 for a healthy node, up to 4.
     pub(crate) fn lateness(&self) -> u64 {

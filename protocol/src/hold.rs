@@ -119,8 +119,7 @@ impl Mesh {
             (Some(_), Some(_)) => {}
             (None, hold) => {
                 if hold.is_some() {
-                    self.split.hold = None;
-                    self.let_held_go();
+                    self.end_hold();
                 }
             }
         }
@@ -218,8 +217,7 @@ impl Mesh {
             return self.not_coordinator(from, m.req, None);
         }
         self.record_members(0);
-        self.split.hold = None;
-        self.let_held_go();
+        self.end_hold();
         self.settings_effect(Effect::SettingsAck(from, m.req));
     }
 
@@ -242,6 +240,13 @@ impl Mesh {
         }
     }
 
+    fn end_hold(&mut self) {
+        if self.split.hold.take().is_some() {
+            self.event(Event::Member(self.me, "holds nothing back any more"));
+            self.let_held_go();
+        }
+    }
+
     /// Queues what need not wait any longer.
     fn let_held_go(&mut self) {
         let held = self.co.as_mut().map(|c| core::mem::take(&mut c.sched.held)).unwrap_or_default();
@@ -252,6 +257,14 @@ impl Mesh {
             }
         }
         self.capacity_changed();
+    }
+
+    /// When something is due here if nobody says anything (see `rest`).
+    pub(crate) fn split_rest(&self) -> u64 {
+        let t = &self.cfg.timing;
+        let hold = self.split.hold.filter(|h| !h.over).into_iter().flat_map(|h| [h.since + t.hold_ms, h.since + t.hold_half_ms]);
+        let absent = self.split.absent.values().map(|since| since + t.absent_ms);
+        crate::rest::next(self.now, hold.chain(absent))
     }
 
     /// The role has ended.

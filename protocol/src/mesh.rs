@@ -977,6 +977,21 @@ impl Mesh {
         self.acks.len() + self.own.values().map(VecDeque::len).sum::<usize>() + self.co.as_ref().map_or(0, Coord::backlog)
     }
 
+    /// What was written is not durable yet, or a message to itself waits.
+    pub(crate) fn unsettled_writes(&self) -> bool {
+        !self.puts.is_empty() || self.side_dirty || self.durable + 1 < self.next_no || !self.own.is_empty()
+    }
+
+    /// The clock's part of a leap over quiet time.
+    pub(crate) fn leap_clock(&mut self, ms: u64, out: &mut Vec<Output>) {
+        self.clock.leap(ms);
+        self.now = self.now.saturating_add(ms);
+        self.wake = self.wake.saturating_add(ms);
+        self.advert_at = self.advert_at.saturating_add(ms);
+        self.told_wake = self.wake + self.skipped;
+        out.push(Output::WakeAt(self.told_wake));
+    }
+
     /// What must be true between steps.
     ///
     /// # Errors

@@ -92,6 +92,10 @@ impl Outbox {
         self.tasks.insert(id, Out { rec, acked: false, sent: false, again: false, copies: 0, since: None });
         Ok(())
     }
+    /// Something is on its way to the coordinator, or waits for its turn (see `rest`).
+    pub(crate) fn busy(&self, now: u64) -> bool {
+        !self.unsent.is_empty() || self.in_flight > 0 || now < self.pause_until
+    }
     /// Tasks without a result.
     pub(crate) fn open(&self) -> usize {
         self.open
@@ -277,6 +281,10 @@ impl Mesh {
     }
 
     pub(crate) fn on_submit_refused(&mut self, from: Peer, r: SubmitRefused) {
+        if r.first && self.outbox.tasks.get(&r.id).is_some_and(|t| t.sent && t.again) {
+            // An answer to what an earlier boot said; the one to ours is on its way.
+            return self.rule(Rule::O1);
+        }
         self.answered(&r.id);
         if self.serving_leader() != Some(from) {
             return;

@@ -47,6 +47,13 @@ pub(crate) struct Asks {
     map: BTreeMap<u64, Ask>,
 }
 
+impl Asks {
+    /// A question is under way (see `rest`).
+    pub(crate) fn busy(&self) -> bool {
+        !self.map.is_empty()
+    }
+}
+
 pub(crate) fn to_cbor<T: Serialize>(v: &T) -> Vec<u8> {
     let mut b = Vec::new();
     // Writing to memory cannot fail, and our own types have no map keys that CBOR lacks.

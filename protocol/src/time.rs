@@ -34,4 +34,9 @@ impl AwakeClock {
         self.skipped += cut;
         (ms.max(last) - self.skipped, cut)
     }
+
+    /// Time passed over: no gap.
+    pub(crate) fn leap(&mut self, ms: u64) {
+        self.last = self.last.map(|t| t.saturating_add(ms));
+    }
 }

@@ -60,4 +60,9 @@ impl Mesh {
         self.settings = Some(s);
         self.settings_write();
     }
+
+    /// When a member has been away for so long that it holds the others back no more (see `rest`).
+    pub(crate) fn versions_rest(&self) -> u64 {
+        crate::rest::next(self.now, self.view.members.values().map(|m| m.heard_at.max(self.born) + SEEN_MS))
+    }
 }

@@ -84,6 +84,10 @@ pub(crate) struct Coord {
     pub(crate) hb_at: u64,
     pub(crate) beat: u64,
     pub(crate) reclaimed_at: u64,
+    /// The weight's followers before that.
+    pub(crate) had: u32,
+    /// Requests for records so far.
+    pub(crate) pulls: u64,
     /// What followers say about their tasks before their records are here (T2).
     pub(crate) held: VecDeque<(Peer, Message)>,
     /// Quorum mode: records joined while pulling, and the newest version that went into each (T3).
@@ -120,6 +124,8 @@ impl Coord {
             hb_at: now,
             beat: 0,
             reclaimed_at: now,
+            had: 0,
+            pulls: 0,
             held: VecDeque::new(),
             merged: BTreeMap::new(),
             config_waiters: Vec::new(),
@@ -178,6 +184,17 @@ impl Coord {
     pub(crate) fn backlog(&self) -> usize {
         let waiting = self.effects.values().map(Vec::len).sum::<usize>() + self.submits.values().map(Vec::len).sum::<usize>();
         waiting + self.held.len()
+    }
+
+    /// When something is due here if nobody says anything (see `rest`); none: something is under way.
+    pub(crate) fn rest(&self, m: &Mesh) -> Option<u64> {
+        let streams = self.followers.values().any(|f| matches!(f.stage, Stage::Pulling | Stage::Catching) || f.has_more());
+        let waits = self.stable < self.seq || !self.asked.is_empty() || self.fewer.is_some() || !self.config_waiters.is_empty();
+        if !self.serving() || self.backlog() > 0 || streams || waits {
+            return None;
+        }
+        let seats = self.replicas.values().map(|t| t + m.cfg.tune.sticky_ms);
+        Some(self.sched.rest(m, self.since).min(crate::rest::next(m.now, seats)))
     }
 
     pub(crate) fn check(&self, m: &Mesh) -> Result<(), String> {
@@ -478,11 +495,12 @@ impl Mesh {
         };
         let _ = l;
         let mut blobs = BTreeSet::new();
+        let mut refused = false;
         for raw in w.recs {
             match crate::record::decode_rec(&raw.0) {
                 Ok(rec) => {
                     blobs.extend(rec.blobs().filter(|h| !self.blobs.contains(h) && !w.missing.contains(h)));
-                    self.apply(rec, raw.0, from);
+                    refused |= !self.apply(rec, raw.0, from);
                 }
                 Err(_) => self.event(Event::Alarm("bad_record")),
             }
@@ -491,8 +509,8 @@ impl Mesh {
             self.raise_floor(f);
         }
         for id in w.dels {
-            // G3: only what has an outcome and is below the floor.
-            if mutant::on(21) || self.below_floor(&id) && self.table.get(&id).is_some_and(Rec::terminal) {
+            // G3: its coordinator had an outcome.  Ours may be an older version without: below the floor it is dead (G2).
+            if mutant::on(21) || self.below_floor(&id) {
                 self.forget(&id);
             }
         }
@@ -506,25 +524,33 @@ impl Mesh {
             self.synced = true;
             self.advert_soon();
         }
+        if refused {
+            // What is not here must not count as if it were: the coordinator pulls what it does not know, and joins it (T3).
+            return self.send_follow();
+        }
         self.acks.push_back(crate::mesh::PendingAck { upto: w.upto, blobs });
         self.send_acks();
     }
 
     /// W3: a newer version replaces an older one; equal versions are equal bytes; what is settled stays.
-    fn apply(&mut self, rec: Rec, bytes: Vec<u8>, from: Peer) {
+    /// False when the write would have taken back what is settled.
+    fn apply(&mut self, rec: Rec, bytes: Vec<u8>, from: Peer) -> bool {
         let (rec, bytes) = if mutant::on(35) { rec.without_unknown() } else { (rec, bytes) };
         let id = rec.id;
         if let Some(mine) = self.table.get(&id) {
             if rec.ver == mine.ver && self.table.bytes(&id) != Some(bytes.as_slice()) {
-                return self.event(Event::Alarm("equal_version_other_bytes"));
+                self.event(Event::Alarm("equal_version_other_bytes"));
+                return true;
             }
             if rec.ver <= mine.ver {
-                return self.rule(Rule::W3);
+                self.rule(Rule::W3);
+                return true;
             }
             let regress =
                 (mine.outcome.is_some() && rec.outcome.is_none()) || (mine.delivered && !rec.delivered) || (mine.cancel && !rec.cancel);
             if regress {
-                return self.event(Event::Alarm("regressing_write"));
+                self.event(Event::Alarm("regressing_write"));
+                return false;
             }
         }
         for h in rec.blobs().filter(|h| !self.blobs.contains(h)).collect::<Vec<_>>() {
@@ -534,6 +560,7 @@ impl Mesh {
         self.top = self.top.max(rec.ver);
         self.put(Key::task(&id), bytes.clone());
         self.table.put(rec, bytes);
+        true
     }
 
     /// Acknowledges, in order, every write whose blobs are here.
@@ -557,11 +584,16 @@ impl Mesh {
 
     /// Deletes a record and the blobs only it named.
     pub(crate) fn forget(&mut self, id: &TaskId) {
-        let Some(rec) = self.table.remove(id) else { return };
-        self.delete(Key::task(id));
-        for h in rec.blobs() {
+        for h in self.remove(id) {
             self.drop_blob(h);
         }
+    }
+
+    /// Drops a record; the blobs that it named are still here.
+    pub(crate) fn remove(&mut self, id: &TaskId) -> Vec<Hash> {
+        let Some(rec) = self.table.remove(id) else { return Vec::new() };
+        self.delete(Key::task(id));
+        rec.blobs().collect()
     }
 
     // ---- blobs (W4) ----
@@ -637,7 +669,7 @@ impl Mesh {
         }
     }
 
-    fn drop_blob(&mut self, hash: Hash) {
+    pub(crate) fn drop_blob(&mut self, hash: Hash) {
         if !self.blobs.contains(&hash) {
             // It may be arriving: what is written after this would be taken away behind our back.
             return;
@@ -882,14 +914,15 @@ impl Mesh {
 
     /// G3: ended tasks below the floor go when there are too many, or they are too old.
     fn retain(&mut self) {
-        if self.co.as_ref().is_none_or(|c| !c.serving()) {
-            return;
-        }
+        let Some((epoch, stable)) = self.co.as_ref().filter(|c| c.serving()).map(|c| (c.epoch, c.stable)) else { return };
         let over = self.table.ended_len().saturating_sub(self.cfg.tune.retain_count);
         let mut gone = Vec::new();
         for (i, id) in self.table.ended().enumerate().take(ITEMS_MAX) {
-            let old = self.table.get(id).and_then(|r| r.outcome.as_ref()).is_some_and(|o| self.expired(o));
-            if (i < over || old) && (self.below_floor(id) || mutant::on(21)) {
+            let Some(r) = self.table.get(id) else { continue };
+            // What it has to say first, to who runs an attempt of it still, leaves when it is stable.
+            let said = r.ver.epoch != epoch || r.ver.seq <= stable;
+            let old = r.outcome.as_ref().is_some_and(|o| self.expired(o));
+            if said && (i < over || old) && (self.below_floor(id) || mutant::on(21)) {
                 gone.push(*id);
             }
         }
@@ -912,8 +945,10 @@ impl Mesh {
     pub(crate) fn reclaim(&mut self, epoch: Epoch) {
         let now = self.now;
         let promise_no = self.last_no();
+        let had = self.weight().followers;
         let Some(c) = &mut self.co else { return };
         c.unsure = Some(promise_no);
+        c.had = had;
         c.epoch = epoch;
         c.reclaimed_at = now;
         c.seq = 0;

@@ -9,6 +9,7 @@
 pub mod check;
 mod core;
 pub mod coverage;
+mod diurnal;
 mod layout;
 pub mod mutants;
 pub mod oracle;

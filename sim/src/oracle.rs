@@ -3,7 +3,7 @@
 //! The oracle sees the world from outside: batches that became durable, messages that left, processes
 //! that started.  It never asks the core what it believes, except for [`Fact::Probe`] and the final state.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use clawmesh_protocol::{
@@ -101,16 +101,33 @@ pub struct Parsed {
     pub members: Option<BTreeSet<u64>>,
 }
 
+/// Records that were read lately, by the hash of their bytes: every replica writes the same.
+pub type Known = HashMap<Hash, (Arc<Rec>, Hash)>;
+/// So many are kept.
+const KNOWN_MAX: usize = 20_000;
+
 impl Parsed {
     /// Reads a batch.
-    pub fn of(b: &Batch) -> Self {
+    pub fn of(b: &Batch, known: &mut Known) -> Self {
         let mut p = Self { no: b.no, ..Self::default() };
+        if known.len() > KNOWN_MAX {
+            known.clear();
+        }
         let puts = b.puts.iter().map(|(k, v)| (k, Some(v)));
         for (k, v) in puts.chain(b.dels.iter().map(|k| (k, None))) {
+            let read = v.filter(|_| k.first() == Some(&b't')).map(|v| Hash::of(v));
+            if let Some(old) = read.and_then(|h| known.get(&h)).filter(|(r, _)| k.get(1..) == Some(&r.id.key()[..])) {
+                p.recs.push(old.clone());
+                continue;
+            }
             match layout::item(k, v.map(Vec::as_slice)) {
                 Item::Rec(r) => {
                     let bytes = clawmesh_protocol::codec::encode(&*r);
-                    p.recs.push((Arc::new(*r), Hash::of(&bytes)));
+                    let new = (Arc::new(*r), Hash::of(&bytes));
+                    if let Some(h) = read {
+                        known.insert(h, new.clone());
+                    }
+                    p.recs.push(new);
                 }
                 Item::RecGone(id) => p.dels.push(id),
                 Item::Floor(f) => p.floors.push(f),
@@ -136,6 +153,8 @@ pub struct Quiet {
     pub table: BTreeMap<TaskId, Arc<Rec>>,
     /// Acknowledged tasks that must have reached their end.
     pub due: Vec<Due>,
+    /// Too many voters' disks are gone: nobody may serve any more.
+    pub helpless: bool,
     /// Requests to live nodes that nobody has answered, for people.
     pub unanswered: Vec<String>,
 }

@@ -3,13 +3,13 @@
 //! Swarm testing: each fault class is on in about half of the seeds and draws its own rate, so that
 //! rare combinations are met and a frequent fault can't hide what happens in its absence.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clap::ValueEnum;
 use clawmesh_protocol::config::{PROTO, Timing, Tune};
 use serde::Serialize;
 
-use crate::rng::Dice;
+use crate::{diurnal, rng::Dice};
 
 /// A family of worlds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Default)]
@@ -26,6 +26,12 @@ pub enum Profile {
     Network,
     /// Disks that are slow, full, bad or destroyed.
     Disk,
+    /// As mixed, with the sizes of a long run (up to 1,000 nodes) and what the core is made to do against its will.
+    Full,
+    /// Disks that confirm what is not durable and lose it with the power.  Few promises can hold there.
+    Lying,
+    /// The product's real life: a few machines that are always on, laptops that sleep, bursts of work; for days.
+    Laptop,
 }
 
 /// What the caller fixes; the rest is drawn.
@@ -47,6 +53,12 @@ pub struct Fixed {
     pub without: Vec<Fault>,
     /// Of the faults of the seed, only those with these numbers strike.
     pub only: Option<BTreeSet<u32>>,
+    /// Profile `laptop`: how many days; 1 unless told.
+    pub days: Option<u64>,
+    /// Profile `laptop`: quiet time is gone through step by step, too.
+    pub every_second: bool,
+    /// Profile `laptop`: tasks end by themselves and as they are told, without limits of time, so that two runs can be compared.
+    pub plain: bool,
 }
 
 impl Fixed {
@@ -66,6 +78,13 @@ impl Fixed {
         self.faults.iter().for_each(|f| flag("fault", Some(word(f))));
         self.without.iter().for_each(|f| flag("without", Some(word(f))));
         flag("only", self.only.as_ref().map(list));
+        flag("days", self.days.map(|n| n.to_string()));
+        if self.every_second {
+            t += " --every-second";
+        }
+        if self.plain {
+            t += " --plain";
+        }
         t
     }
 }
@@ -89,6 +108,10 @@ pub struct Strike {
     pub at: u64,
     /// Its kind.
     pub fault: Fault,
+    /// Whom it hits; one of those that are up when it is not said.
+    pub node: Option<usize>,
+    /// How long it lasts, ms; drawn when it is not said.
+    pub lasts: Option<u64>,
 }
 
 /// A kind of fault.  Each has a mean time between two of it, for the whole mesh.
@@ -143,13 +166,22 @@ pub enum Fault {
     Full,
     /// One fsync takes seconds.
     Stall,
+    /// A coordinator says for a while that it is busy, whatever it is asked to take.
+    Busy,
+    /// What a replica acknowledges is not heard for a while.
+    DropAck,
+    /// A worker refuses what it is given for a while.
+    Refuse,
     /// The coordinator, if there is one, hears nothing more, although its links are up and it is heard.  Only when it is
     /// asked for.
     Deaf,
 }
 
 impl Fault {
-    /// All that a seed may draw by itself.
+    /// What the core is made to do against its will; on in the profile `full`, or when named.
+    pub const BUGGIFY: [Self; 3] = [Self::Busy, Self::DropAck, Self::Refuse];
+
+    /// What befalls nodes, disks and networks: all that a seed may draw by itself.
     pub const ALL: [Self; 24] = [
         Self::Kill,
         Self::Power,
@@ -179,8 +211,13 @@ impl Fault {
 
     fn in_profile(self, p: Profile) -> bool {
         match p {
-            Profile::Mixed => self != Self::Deaf,
-            Profile::Calm => false,
+            Profile::Mixed | Profile::Full => self != Self::Deaf,
+            Profile::Lying => matches!(
+                self,
+                Self::Kill | Self::Power | Self::Fuse | Self::KillAll | Self::Leave | Self::Reset | Self::Partition | Self::Isolate
+            ),
+            // A laptop's life is drawn as a whole.
+            Profile::Calm | Profile::Laptop => false,
             Profile::Crash => matches!(self, Self::Kill | Self::Power | Self::Fuse | Self::CrashLoop | Self::KillAll | Self::Leave),
             Profile::Network => matches!(
                 self,
@@ -269,6 +306,18 @@ pub struct Plan {
     pub timing: Timing,
     /// Quorum mode: mean time between two wishes of the operator, ms.
     pub voters_every_ms: Option<u64>,
+    /// Profile `laptop`: how many days; 0 in all others.
+    pub days: u64,
+    /// Profile `laptop`: the first so many nodes are always on.
+    pub servers: usize,
+    /// When a user does something, ms after the start; empty when it is drawn on the way.
+    pub deeds: Vec<u64>,
+    /// Quiet time is passed over.
+    pub leaps: bool,
+    /// See [`Fixed::plain`].
+    pub plain: bool,
+    /// Some disks lie.
+    pub lying: bool,
 }
 
 impl Plan {
@@ -282,6 +331,7 @@ impl Plan {
             50..90 => d.range(4, 7) as usize,
             _ => d.range(8, 30) as usize,
         };
+        let drawn = if fixed.profile == Profile::Full { size(seed) } else { drawn };
         let nodes = fixed.nodes.unwrap_or(drawn).clamp(1, 1_000);
         let replicas = if d.percent(60) { 3 } else { d.range(1, 5) as usize };
         let copies = if d.percent(60) { 2 } else { d.range(1, 3) as usize };
@@ -298,11 +348,20 @@ impl Plan {
             let (lo, hi) = Fault::Deaf.every();
             faults.push((Fault::Deaf, Dice::split(seed, "hearing").range(lo, hi)));
         }
+        let mut bug = Dice::split(seed, "buggify");
+        for f in Fault::BUGGIFY {
+            let (on, every) = (bug.percent(45) && fixed.faults.is_empty() && fixed.profile == Profile::Full, bug.range(3_000, 25_000));
+            if (on || fixed.faults.contains(&f)) && !fixed.without.contains(&f) {
+                faults.push((f, every));
+            }
+        }
         let calm = fixed.profile == Profile::Calm;
         let slow_net = d.percent(20);
         let slow_disk = d.percent(20);
         let big = nodes > 8;
         let storm_ms = if big { d.range(15_000, 25_000) } else { d.range(20_000, 60_000) };
+        // Hundreds of nodes say as much in a second as a few in minutes.
+        let storm_ms = if nodes > 100 { storm_ms / 2 } else { storm_ms };
         let storm_ms = fixed.storm_ms.unwrap_or(storm_ms);
         let strikes = strikes(seed, &faults, storm_ms, fixed.only.as_ref());
         let tasks = if big { d.range(20, 100) } else { d.range(20, 250) } as usize;
@@ -332,9 +391,48 @@ impl Plan {
             newer: if d.percent(70) { 0 } else { d.range(50, 600) },
             proto: if d.percent(10) { PROTO + 1 } else { PROTO },
             looks: if d.percent(75) { 4 } else { d.range(20, 120) as u32 },
-            timing: timing(&mut d),
+            timing: if calm { Timing::default() } else { timing(&mut d) },
             voters_every_ms: Self::voters(seed, fixed),
+            days: 0,
+            servers: 0,
+            deeds: Vec::new(),
+            leaps: false,
+            plain: fixed.plain,
+            lying: fixed.profile == Profile::Lying,
         }
+        .lived(seed, fixed)
+    }
+
+    /// Profile `laptop`: days instead of seconds, the product's own times and bounds, and the faults of such a life.
+    fn lived(mut self, seed: u64, fixed: &Fixed) -> Self {
+        if fixed.profile != Profile::Laptop {
+            return self;
+        }
+        let mut d = Dice::split(seed, "laptops");
+        self.days = fixed.days.unwrap_or(1).max(1);
+        self.nodes = fixed.nodes.unwrap_or(d.range(3, 12) as usize);
+        self.servers = d.range(1, (self.nodes as u64 / 2).clamp(1, 4)) as usize;
+        let life = diurnal::draw(seed, self.nodes, self.servers, self.days);
+        self.storm_ms = fixed.storm_ms.unwrap_or(self.days * diurnal::DAY);
+        let (on, off) = (&fixed.faults, &fixed.without);
+        let mut strokes = life.strokes;
+        strokes.retain(|s| (on.is_empty() || on.contains(&s.fault)) && !off.contains(&s.fault) && s.at < self.storm_ms);
+        let strikes = (0..).zip(&strokes).map(|(no, s)| Strike { no, at: s.at, fault: s.fault, node: s.node, lasts: s.lasts });
+        self.strikes = strikes.filter(|s| fixed.only.as_ref().is_none_or(|o| o.contains(&s.no))).collect();
+        let mut kinds: BTreeMap<Fault, u64> = BTreeMap::new();
+        strokes.iter().for_each(|s| *kinds.entry(s.fault).or_default() += 1);
+        self.faults = kinds.into_iter().map(|(f, n)| (f, self.storm_ms / n)).collect();
+        self.deeds = life.deeds;
+        self.batch = self.batch.min(20);
+        (self.late, self.busy, self.gossip_twice) = (0, 0, 0);
+        self.tasks = fixed.tasks.unwrap_or(self.days as usize * 1_000);
+        self.lost_after_ms = d.range(15_000, 120_000);
+        (self.tune, self.timing) = (Tune::default(), Timing::default());
+        self.voters_every_ms = self.voters_every_ms.map(|_| d.range(diurnal::DAY / 4, diurnal::DAY));
+        // What began before may take hours.
+        self.peace_ms = diurnal::DAY / 2;
+        self.leaps = !fixed.every_second;
+        self
     }
 
     /// Four of ten worlds have voters.  A stream of chance of its own, so that the rest of a world does not depend on it.
@@ -366,6 +464,17 @@ impl Plan {
     }
 }
 
+/// How many nodes the world of a long run has.
+fn size(seed: u64) -> usize {
+    let mut d = Dice::split(seed, "size");
+    match d.range(0, 99) {
+        0..60 => d.range(1, 7) as usize,
+        60..95 => d.range(8, 50) as usize,
+        95..99 => 200,
+        _ => 1_000,
+    }
+}
+
 /// Bounds that a minute of load meets: each on its own coin.
 fn tight(d: &mut Dice) -> Tune {
     let mut t = Tune::default();
@@ -392,7 +501,7 @@ fn strikes(seed: u64, faults: &[(Fault, u64)], storm_ms: u64, only: Option<&BTre
         }
     }
     all.sort_unstable();
-    let numbered = (0..).zip(all).map(|(no, (at, fault))| Strike { no, at, fault });
+    let numbered = (0..).zip(all).map(|(no, (at, fault))| Strike { no, at, fault, node: None, lasts: None });
     numbered.filter(|s| only.is_none_or(|o| o.contains(&s.no))).collect()
 }
 
@@ -436,6 +545,14 @@ mod tests {
     }
 
     #[test]
+    fn long_runs_meet_all_sizes() {
+        let sizes: Vec<usize> = (0..2_000).map(size).collect();
+        let share = |lo: usize, hi: usize| sizes.iter().filter(|n| (lo..=hi).contains(*n)).count() / 20;
+        assert!((55..65).contains(&share(1, 7)) && (30..40).contains(&share(8, 50)), "{} {}", share(1, 7), share(8, 50));
+        assert!(sizes.contains(&200) && sizes.contains(&1_000));
+    }
+
+    #[test]
     fn leaving_faults_out_does_not_move_the_others() {
         let all = Plan::draw(3, &Fixed::default()).strikes;
         assert!(all.len() > 4 && all.is_sorted_by_key(|s| s.at));
@@ -449,6 +566,8 @@ mod tests {
         let f =
             Fixed { nodes: Some(3), profile: Profile::Crash, faults: vec![Fault::KillAll], only: Some([7, 2].into()), ..Fixed::default() };
         assert_eq!(f.flags(), " --nodes 3 --profile crash --fault kill-all --only 2,7");
+        let f = Fixed { profile: Profile::Laptop, days: Some(30), every_second: true, ..Fixed::default() };
+        assert_eq!(f.flags(), " --profile laptop --days 30 --every-second");
         assert_eq!(Fixed::default().flags(), "");
     }
 }

@@ -10,7 +10,7 @@ use std::sync::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{plan::Fixed, world::World};
+use crate::{plan::Fixed, rng::Dice, world::World};
 
 pub use crate::world::{Report, Violation};
 
@@ -25,9 +25,11 @@ pub fn seed(seed: u64, fixed: &Fixed, trace: Option<Box<dyn Write + Send>>) -> R
             violation: Some(Violation { rule: "panic".into(), at: 0, node: String::new(), why: text }),
             hash: String::new(),
             virtual_ms: 0,
+            skipped_ms: 0,
             steps: 0,
             faults: 0,
             acked: 0,
+            ends: BTreeMap::new(),
             seen: BTreeMap::new(),
         }
     })
@@ -51,6 +53,9 @@ pub struct Summary {
     pub violations: Vec<(u64, Violation)>,
     /// Virtual ms in all.
     pub virtual_ms: u64,
+    /// Of these, quiet ones that were passed over.
+    #[serde(default)]
+    pub skipped_ms: u64,
     /// Inputs handed to cores in all.
     pub steps: u64,
     /// Faults injected in all.
@@ -67,6 +72,7 @@ impl Summary {
     fn add(&mut self, r: Report) {
         self.seeds += 1;
         self.virtual_ms += r.virtual_ms;
+        self.skipped_ms += r.skipped_ms;
         self.steps += r.steps;
         self.faults += r.faults;
         self.acked += r.acked;
@@ -84,6 +90,7 @@ impl Summary {
     pub fn join(&mut self, more: Self) {
         self.seeds += more.seeds;
         self.virtual_ms += more.virtual_ms;
+        self.skipped_ms += more.skipped_ms;
         self.steps += more.steps;
         self.faults += more.faults;
         self.acked += more.acked;
@@ -96,8 +103,24 @@ impl Summary {
     }
 }
 
+/// Runs a seed a second time and compares (I18).
+fn twice(mut r: Report, fixed: &Fixed) -> Report {
+    let again = seed(r.seed, fixed, None);
+    *r.seen.entry("run twice and compared".into()).or_default() += 1;
+    if again.hash != r.hash && r.violation.is_none() {
+        let why = format!("two runs of the seed differ: hash {} and {}, {} and {} steps", r.hash, again.hash, r.steps, again.steps);
+        r.violation = Some(Violation { rule: "I18".into(), at: 0, node: String::new(), why });
+    }
+    r
+}
+
 /// Runs the seeds `from..from + n` on `jobs` threads; `tell` hears of each finished seed.
 pub fn many(from: u64, n: u64, fixed: &Fixed, jobs: usize, tell: &(dyn Fn(&Report) + Sync)) -> Summary {
+    many_and_twice(from, n, fixed, jobs, 0, tell)
+}
+
+/// The same; `percent` of the seeds run twice, and both runs have to be the same (I18).
+pub fn many_and_twice(from: u64, n: u64, fixed: &Fixed, jobs: usize, percent: u64, tell: &(dyn Fn(&Report) + Sync)) -> Summary {
     let start = std::time::Instant::now();
     let next = AtomicU64::new(0);
     let sum = Mutex::new(Summary { from, flags: fixed.flags(), ..Summary::default() });
@@ -110,6 +133,7 @@ pub fn many(from: u64, n: u64, fixed: &Fixed, jobs: usize, tell: &(dyn Fn(&Repor
                         break;
                     }
                     let r = seed(from + i, fixed, None);
+                    let r = if Dice::split(from + i, "twice").percent(percent) { twice(r, fixed) } else { r };
                     tell(&r);
                     if let Ok(mut sum) = sum.lock() {
                         sum.add(r);

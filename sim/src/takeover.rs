@@ -1,6 +1,7 @@
 //! Measures in a quiet world: how long a takeover takes and what it says, and what an idle mesh costs.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -65,6 +66,8 @@ pub struct Takeovers {
     pub failed: u64,
     /// Virtual ms until another node serves.
     pub takeover_ms: Spread,
+    /// The seed of the slowest run.
+    pub slowest: u64,
     /// Messages of the whole election, over links.
     pub messages: Spread,
     /// Messages by name, mean of all runs.
@@ -73,8 +76,9 @@ pub struct Takeovers {
     pub idle_bytes_per_node_second: f64,
 }
 
-/// `runs` takeovers, each in a world of its own; `tell` hears of each.
-pub fn measure(nodes: usize, runs: u64, end: End, tell: &dyn Fn()) -> Takeovers {
+/// `runs` takeovers, each in a world of its own, from this seed on; `trace` says where the lines of the first one go, and
+/// `tell` hears of each.
+pub fn measure(nodes: usize, from: u64, runs: u64, end: End, mut trace: Option<Box<dyn Write + Send>>, tell: &dyn Fn()) -> Takeovers {
     let fixed = Fixed {
         nodes: Some(nodes),
         profile: Profile::Calm,
@@ -84,8 +88,11 @@ pub fn measure(nodes: usize, runs: u64, end: End, tell: &dyn Fn()) -> Takeovers 
         ..Fixed::default()
     };
     let mut samples = Vec::new();
-    for seed in 0..runs {
-        samples.extend(World::new(seed, &fixed, None).takeover(end));
+    let mut slowest = (0, from);
+    for seed in from..from + runs {
+        let sample = World::new(seed, &fixed, trace.take()).takeover(end);
+        slowest = slowest.max((sample.as_ref().map_or(u64::MAX, |s| s.ms), seed));
+        samples.extend(sample);
         tell();
     }
     let mut by_name: BTreeMap<String, f64> = BTreeMap::new();
@@ -97,6 +104,7 @@ pub fn measure(nodes: usize, runs: u64, end: End, tell: &dyn Fn()) -> Takeovers 
         end,
         runs: samples.len() as u64,
         failed: runs - samples.len() as u64,
+        slowest: slowest.1,
         takeover_ms: Spread::of(samples.iter().map(|s| s.ms).collect()),
         messages: Spread::of(samples.iter().map(|s| s.messages.values().sum()).collect()),
         by_name,
@@ -111,7 +119,7 @@ mod tests {
     #[test]
     fn a_killed_coordinator_is_replaced_in_a_second_and_a_silent_one_in_five() {
         for (end, limit) in [(End::Leave, 500), (End::Kill, 1_500), (End::Silent, 5_000)] {
-            let t = measure(3, 5, end, &|| ());
+            let t = measure(3, 0, 5, end, None, &|| ());
             assert_eq!((t.runs, t.failed), (5, 0));
             assert!(t.takeover_ms.p50 <= limit, "{end:?}: {t:?}");
             assert!(t.messages.max < 60 && t.idle_bytes_per_node_second > 0.0, "{t:?}");

@@ -12,7 +12,7 @@ use clawmesh_protocol::{
 };
 
 use super::Check;
-use crate::oracle::{Disks, Entry, Fact};
+use crate::oracle::{Disk, Disks, Entry, Fact};
 
 /// How long fewer than d holders must last before fewer copies are enough (W2), less the links' own
 /// delay: the oracle sees a link's end later than the coordinator may.
@@ -24,6 +24,8 @@ pub(super) struct StableFirst {
     written: BTreeMap<Epoch, Writes>,
     joined: BTreeMap<Epoch, BTreeMap<usize, u64>>,
     links: BTreeMap<(usize, Peer), u64>,
+    /// Writes of each node in batches that are not durable yet: batch, epoch, number.
+    unsure: BTreeMap<usize, Vec<(u64, Epoch, u64)>>,
     /// Tasks that their origin is done with.
     over: BTreeSet<TaskId>,
     /// Epochs with voters: a majority of these counts there, see `i05_majority`.
@@ -45,12 +47,13 @@ impl StableFirst {
             written: BTreeMap::new(),
             joined: BTreeMap::new(),
             links: BTreeMap::new(),
+            unsure: BTreeMap::new(),
             over: BTreeSet::new(),
             voted: BTreeSet::new(),
         }
     }
 
-    fn wrote(&mut self, node: usize, rec: &Arc<Rec>, disks: &Disks) -> Result<(), String> {
+    fn wrote(&mut self, node: usize, no: u64, rec: &Arc<Rec>, disks: &Disks) -> Result<(), String> {
         if disks.node(rec.ver.epoch.peer) == Some(node) {
             let w = self.written.entry(rec.ver.epoch).or_default();
             if w.by_seq.insert(rec.ver.seq, rec.clone()).is_none() {
@@ -58,16 +61,28 @@ impl StableFirst {
                     return Err(format!("{:?} is written as {:?}, which was called stable before", rec.id, rec.ver));
                 }
                 w.by_id.entry(rec.id).or_default().push(rec.ver.seq);
+                self.unsure.entry(node).or_default().push((no, rec.ver.epoch, rec.ver.seq));
             }
         }
         Ok(())
+    }
+
+    /// A batch that was lost with its process was never seen; nor was its epoch, when the promise is lost with it: then it
+    /// is claimed again, and its numbers are used again.
+    fn lost(&mut self, node: usize, upto: u64) {
+        for (_, epoch, seq) in self.unsure.remove(&node).into_iter().flatten().filter(|(no, ..)| *no > upto) {
+            let Some(w) = self.written.get_mut(&epoch) else { continue };
+            if let Some(rec) = w.by_seq.remove(&seq) {
+                w.by_id.entry(rec.id).or_default().retain(|s| *s != seq);
+            }
+        }
     }
 
     fn stable(&mut self, e: &Entry, epoch: Epoch, seq: u64, copies: u32, disks: &Disks) -> Result<(), String> {
         self.enough(e, epoch, copies, disks)?;
         let w = self.written.entry(epoch).or_default();
         for (s, rec) in w.by_seq.range(w.stable + 1..=seq.max(w.stable)) {
-            let has = |d: &&crate::oracle::Disk| d.recs.get(&rec.id).is_some_and(|r| r.ver >= rec.ver) || d.outbox.contains(&rec.id);
+            let has = |d: &&Disk| d.recs.get(&rec.id).is_some_and(|r| r.ver >= rec.ver) || d.outbox.contains(&rec.id);
             let destroyed = disks.now.iter().filter(|d| d.destroyed).count();
             let n = disks.now.iter().filter(has).count();
             if n + destroyed < copies as usize && !disks.is_over(&rec.id) {
@@ -105,7 +120,7 @@ impl StableFirst {
     /// A submit is safe on d disks, of which the origin's outbox may be one (W1).
     fn submit_ack(&self, e: &Entry, a: &SubmitAck, disks: &Disks) -> Result<(), String> {
         self.enough(e, a.epoch, a.copies, disks)?;
-        let in_table = |d: &&crate::oracle::Disk| d.destroyed || d.recs.get(&a.id).is_some_and(|r| r.ver.epoch >= a.epoch);
+        let in_table = |d: &&Disk| d.destroyed || d.recs.get(&a.id).is_some_and(|r| r.ver.epoch >= a.epoch);
         let written = disks.now.iter().filter(in_table).count();
         let outbox = disks.now.iter().filter(|d| !in_table(d) && d.outbox.contains(&a.id)).count();
         if self.over.contains(&a.id) {
@@ -155,8 +170,14 @@ impl Check for StableFirst {
             Fact::Batch(p) => {
                 self.over.extend(&p.outbox_dels);
                 self.voted.extend(p.config.as_ref().map(|q| q.ver.epoch));
-                return p.recs.iter().try_for_each(|(r, _)| self.wrote(e.node, r, disks));
+                return p.recs.iter().try_for_each(|(r, _)| self.wrote(e.node, p.no, r, disks));
             }
+            Fact::Durable(upto) => {
+                if let Some(list) = self.unsure.get_mut(&e.node) {
+                    list.retain(|(no, ..)| no > upto);
+                }
+            }
+            Fact::Down(upto) => self.lost(e.node, *upto),
             Fact::Link(p, true) => {
                 self.links.insert((e.node, *p), e.at);
             }
@@ -184,7 +205,9 @@ impl Check for StableFirst {
                 }
                 let me = disks.peers.get(e.node).copied();
                 let mine = self.written.keys().rev().find(|x| Some(x.peer) == me).copied();
-                let held = |id: &TaskId| disks.now.get(e.node).is_some_and(|d| d.recs.contains_key(id));
+                // What it has deleted is gone for it, although not from the disk yet.
+                let gone = |d: &Disk, id: &TaskId| d.pending.iter().any(|p| p.dels.contains(id));
+                let held = |id: &TaskId| disks.now.get(e.node).is_some_and(|d| d.recs.contains_key(id) && !gone(d, id));
                 return self.effect(m, mine, held);
             }
             Fact::Started(id, a) if !self.written.keys().any(|x| self.any(*x, id, |r| r.live.iter().any(|l| l.attempt == *a))) => {

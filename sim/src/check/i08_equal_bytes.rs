@@ -1,6 +1,6 @@
 //! I8: equal (id, version) means equal bytes, on every disk and in every message.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use clawmesh_protocol::{
     ids::{Hash, TaskId, Ver},
@@ -15,7 +15,12 @@ use crate::oracle::{Disks, Entry, Fact};
 #[derive(Default)]
 pub(super) struct EqualBytes {
     bytes: BTreeMap<(TaskId, Ver), Hash>,
+    /// Bytes that were read lately and are as they should be.
+    known: HashSet<Hash>,
 }
+
+/// So many are kept.
+const KNOWN_MAX: usize = 20_000;
 
 impl EqualBytes {
     fn meet(&mut self, id: TaskId, ver: Ver, h: Hash) -> Result<(), String> {
@@ -39,9 +44,20 @@ impl Check for EqualBytes {
                     Message::PullResp(p) => &p.recs,
                     _ => return Ok(()),
                 };
-                recs.iter().try_for_each(|b| match decode_rec(&b.0) {
-                    Ok(r) => self.meet(r.id, r.ver, Hash::of(&b.0)),
-                    Err(why) => Err(format!("a record in a {} can't be read: {why}", m.name())),
+                if self.known.len() > KNOWN_MAX {
+                    self.known.clear();
+                }
+                recs.iter().map(|b| (b, Hash::of(&b.0))).try_for_each(|(b, h)| {
+                    if self.known.contains(&h) {
+                        return Ok(());
+                    }
+                    match decode_rec(&b.0) {
+                        Ok(r) => {
+                            self.known.insert(h);
+                            self.meet(r.id, r.ver, h)
+                        }
+                        Err(why) => Err(format!("a record in a {} can't be read: {why}", m.name())),
+                    }
                 })
             }
             _ => Ok(()),

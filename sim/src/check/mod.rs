@@ -88,6 +88,17 @@ pub fn all(copies: usize, timing: Timing) -> Vec<Box<dyn Check>> {
     ]
 }
 
+/// What is checked where disks lose what they have confirmed: promises, copies and results may be gone there, but a task
+/// has one outcome and a version one content, or somebody notices; and the mesh comes to rest.
+pub fn among_liars() -> Vec<Box<dyn Check>> {
+    vec![
+        Box::new(i06_one_outcome::OneOutcome::for_users()),
+        Box::new(i08_equal_bytes::EqualBytes::default()),
+        Box::new(i14_converged::Converged),
+        Box::new(i17_bounded::Bounded::default()),
+    ]
+}
+
 /// Things that tests of checkers need.
 #[cfg(test)]
 pub(crate) mod fixture {

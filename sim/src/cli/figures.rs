@@ -9,12 +9,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::show;
 
 /// True when somebody took over in every run.
-pub(super) fn takeover(nodes: usize, runs: u64, end: End, json: bool) -> bool {
+pub(super) fn takeover(nodes: usize, from: u64, runs: u64, end: End, trace: bool, json: bool) -> bool {
     let bar = ProgressBar::new(runs);
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} takeovers, {eta} left") {
         bar.set_style(style);
     }
-    let t = takeover::measure(nodes, runs, end, &|| bar.inc(1));
+    let t = takeover::measure(nodes, from, runs, end, trace.then(super::one::to_stdout), &|| bar.inc(1));
     bar.finish_and_clear();
     if json {
         show::json(&t);
@@ -25,6 +25,7 @@ pub(super) fn takeover(nodes: usize, runs: u64, end: End, json: bool) -> bool {
         let by_name = t.by_name.iter().map(|(name, n)| vec![name.clone(), format!("{n:.1}")]);
         show::print(&show::table(&["of these, mean", ""], by_name.collect()));
         show::print(&format!("at rest a node receives {:.0} bytes per second", t.idle_bytes_per_node_second));
+        show::print(&format!("the slowest was seed {}", t.slowest));
         if t.failed > 0 {
             show::print(&format!("in {} runs nobody took over", t.failed));
         }
@@ -46,7 +47,7 @@ pub(super) fn scale(nodes: usize, tasks: usize, json: bool) -> Result<(), String
         let numbers = [t.network_ms, t.core_ms, t.longest_step_ms, t.bytes];
         std::iter::once(t.from.to_owned()).chain(numbers.iter().map(u64::to_string)).collect()
     };
-    let head = ["takeover", "network ms (virtual)", "core ms (real)", "longest step ms (real)", "bytes"];
+    let head = ["takeover", "network ms (virtual)", "core ms (processor)", "longest step ms (processor)", "bytes"];
     show::print(&show::table(&head, s.takeovers.iter().map(row).collect()));
     show::print(&format!("{} nodes, {} tasks of {} bytes; reading a store took {} ms", s.nodes, s.tasks, s.record_bytes, s.load_ms));
     Ok(())

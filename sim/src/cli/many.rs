@@ -7,27 +7,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use clawmesh_sim::{
     coverage::Coverage,
-    plan::Fixed,
+    plan::{Fixed, Profile},
     run::{self, Report, Summary},
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Seeds, show};
 
-/// The sum is kept after so many seeds.
+/// The sum is kept after so many quick seeds.
 const CHUNK: u64 = 1_000;
 /// Without a terminal, progress is said after so many seeds.
 const TELL_EVERY: u64 = 500;
 
-pub(super) fn run(seeds: &Seeds, gate: bool, resume: Option<&Path>, out: Option<&Path>, fixed: &Fixed) -> Result<bool, String> {
+pub(super) fn run(seeds: &Seeds, gate: bool, resume: Option<&Path>, twice: u64, out: Option<&Path>, fixed: &Fixed) -> Result<bool, String> {
     let mut sum = match resume {
         Some(file) => kept(file, seeds.from, fixed)?,
         None => Summary { from: seeds.from, flags: fixed.flags(), ..Summary::default() },
     };
     let progress = Progress::new(seeds.seeds, sum.seeds, fixed);
     while sum.seeds < seeds.seeds {
-        let n = CHUNK.min(seeds.seeds - sum.seeds);
-        sum.join(run::many(seeds.from + sum.seeds, n, fixed, seeds.jobs, &|r| progress.tell(r)));
+        let n = chunk(seeds.jobs, fixed).min(seeds.seeds - sum.seeds);
+        sum.join(run::many_and_twice(seeds.from + sum.seeds, n, fixed, seeds.jobs, twice, &|r| progress.tell(r)));
         if let Some(file) = resume {
             write(file, &sum)?;
         }
@@ -62,6 +62,16 @@ pub(super) fn coverage(seeds: &Seeds, fixed: &Fixed) -> bool {
     }
     eprintln!("{}", show::verdict(&c));
     c.complete() && sum.violations.is_empty()
+}
+
+/// Seeds of many virtual days, or of many nodes, take long: the sum is kept more often.
+fn chunk(jobs: usize, fixed: &Fixed) -> u64 {
+    let cost = match fixed.profile {
+        Profile::Laptop => 20 * fixed.days.unwrap_or(1),
+        Profile::Full => 20,
+        _ => 1,
+    };
+    (CHUNK / cost).max(jobs as u64)
 }
 
 /// The sum of an earlier run of the same seeds.

@@ -41,6 +41,9 @@ enum Cmd {
         /// Keep the sum in this file after every thousand seeds, and go on from it when it is there: for runs of hours.
         #[arg(long, value_name = "FILE")]
         resume: Option<PathBuf>,
+        /// Run so many of a hundred seeds twice, and compare: the same seed must give the same run (I18).
+        #[arg(long, value_name = "PERCENT", default_value_t = 1, value_parser = clap::value_parser!(u64).range(0..=100))]
+        twice: u64,
         /// Write the summary as JSON into this file, besides what is printed.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
@@ -84,6 +87,12 @@ enum Cmd {
         /// How many takeovers, each in a world of its own.
         #[arg(long, default_value_t = 100)]
         runs: u64,
+        /// The first seed.
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// Print all that happens in the first run, line by line.
+        #[arg(long)]
+        trace: bool,
         /// How the coordinator goes.
         #[arg(long, value_enum, default_value_t = End::Kill)]
         end: End,
@@ -158,6 +167,15 @@ struct WorldArgs {
     /// Of the seed's faults only those with these numbers (3,7,12, or 'none'); 'shrink' finds them.
     #[arg(long, value_name = "NUMBERS", value_parser = numbers)]
     only: Option<BTreeSet<u32>>,
+    /// Profile laptop: how many virtual days; 1 unless told.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3_660))]
+    days: Option<u64>,
+    /// Profile laptop: go through quiet time step by step, too, instead of passing over it.
+    #[arg(long)]
+    every_second: bool,
+    /// Profile laptop: only tasks that end by themselves and have no limits of time, so that runs can be compared.
+    #[arg(long)]
+    plain: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -177,6 +195,9 @@ impl WorldArgs {
             faults: self.fault.clone(),
             without: self.without.clone(),
             only: self.only.clone(),
+            days: self.days,
+            every_second: self.every_second,
+            plain: self.plain,
         }
     }
 }
@@ -196,10 +217,12 @@ fn jobs() -> usize {
 /// Runs what the command line asks for.
 pub(crate) fn main() -> ExitCode {
     let ok = match Cli::parse().command {
-        Cmd::Run { seeds, gate, resume, out, world } => many::run(&seeds, gate, resume.as_deref(), out.as_deref(), &world.fixed()),
+        Cmd::Run { seeds, gate, resume, twice, out, world } => {
+            many::run(&seeds, gate, resume.as_deref(), twice, out.as_deref(), &world.fixed())
+        }
         Cmd::Replay { seed, trace, json, world } => Ok(one::replay(seed, trace, json, &world.fixed())),
         Cmd::Shrink { seed, shows, json, world } => Ok(one::shrink(seed, shows, json, &world.fixed())),
-        Cmd::Takeover { nodes, runs, end, json } => Ok(figures::takeover(nodes as usize, runs, end, json)),
+        Cmd::Takeover { nodes, runs, from, trace, end, json } => Ok(figures::takeover(nodes as usize, from, runs, end, trace, json)),
         Cmd::Scale { nodes, tasks, json } => figures::scale(nodes as usize, tasks, json).map(|()| true),
         Cmd::Mutants(args) => Ok(mutants::command(&args, jobs())),
         Cmd::Coverage { seeds, world } => Ok(many::coverage(&seeds, &world.fixed())),

@@ -11,9 +11,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::show;
 
+/// Where the lines of a trace go.
+pub(super) fn to_stdout() -> Box<dyn Write + Send> {
+    Box::new(BufWriter::new(stdout()))
+}
+
 pub(super) fn replay(seed: u64, trace: bool, json: bool, fixed: &Fixed) -> bool {
-    let out: Option<Box<dyn Write + Send>> = if trace { Some(Box::new(BufWriter::new(stdout()))) } else { None };
-    let r = run::seed(seed, fixed, out);
+    let r = run::seed(seed, fixed, trace.then(to_stdout));
     if json {
         show::json(&r);
     } else {
@@ -24,7 +28,12 @@ pub(super) fn replay(seed: u64, trace: bool, json: bool, fixed: &Fixed) -> bool 
 
 fn account(r: &Report, fixed: &Fixed) -> String {
     let mut t = format!("seed {}: {}\n", r.seed, Plan::draw(r.seed, fixed).line());
-    t += &format!("{} virtual ms, {} steps, {} faults, {} tasks acknowledged, hash {}\n", r.virtual_ms, r.steps, r.faults, r.acked, r.hash);
+    t += &format!(
+        "{} virtual ms ({} passed over), {} steps, {} faults, {} tasks acknowledged, hash {}\n",
+        r.virtual_ms, r.skipped_ms, r.steps, r.faults, r.acked, r.hash
+    );
+    let ends: Vec<String> = r.ends.iter().map(|(what, n)| format!("{what} {n}")).collect();
+    t += &format!("in the end: {}\n", ends.join(", "));
     t += &match &r.violation {
         Some(v) => format!("{} violated at {} ms on {}: {}", v.rule, v.at, v.node, v.why),
         None => "no violation".to_owned(),

@@ -34,6 +34,8 @@ pub(super) fn summary(s: &Summary) -> String {
         vec!["seconds".into(), format!("{secs:.1}")],
         vec!["seeds per second".into(), format!("{:.1}", s.seeds as f64 / secs.max(0.001))],
         vec!["virtual days".into(), format!("{:.2}", s.virtual_ms as f64 / 86.4e6)],
+        vec!["of these, passed over".into(), format!("{:.2}", s.skipped_ms as f64 / 86.4e6)],
+        vec!["virtual days per second".into(), format!("{:.3}", s.virtual_ms as f64 / 86.4e6 / secs.max(0.001))],
         vec!["steps".into(), s.steps.to_string()],
         vec!["faults".into(), s.faults.to_string()],
         vec!["tasks acknowledged".into(), s.acked.to_string()],

@@ -3,7 +3,10 @@
 use clawmesh_protocol::io::Input;
 
 use super::{What, World, net::pair_of};
-use crate::{plan::Fault, rng::Dice};
+use crate::{
+    plan::{Fault, Strike},
+    rng::Dice,
+};
 
 /// The end of a fault.
 pub(super) enum Undo {
@@ -23,14 +26,16 @@ pub(super) enum Undo {
 
 impl World {
     /// A fault strikes.
-    pub(super) fn strike(&mut self, no: u32, fault: Fault) {
+    pub(super) fn strike(&mut self, s: &Strike) {
+        let Strike { no, fault, lasts, .. } = *s;
         if self.calm {
             return;
         }
         // Its own stream: what one fault draws does not depend on those before it.
         self.chance.fault = Dice::split(self.seed, &format!("strike {no}"));
         let alive = self.alive();
-        let Some(node) = self.chance.fault.pick(&alive) else { return };
+        let Some(node) = self.chance.fault.pick(&alive).map(|n| s.node.unwrap_or(n)).filter(|n| alive.contains(n)) else { return };
+        self.lasts = lasts;
         let name = self.nodes[node].cfg.name.clone();
         self.faults += 1;
         self.count(&format!("fault: {fault:?}"));
@@ -95,16 +100,25 @@ impl World {
                 let ms = self.chance.fault.range(500, 8_000);
                 self.stall_disk(node, ms);
             }
+            Fault::Busy | Fault::DropAck | Fault::Refuse => {
+                let until = self.now + self.chance.fault.range(300, 6_000);
+                self.nodes[node].bug = Some((fault, until));
+            }
         }
+        self.lasts = None;
     }
 
     fn undo_in(&mut self, lo: u64, hi: u64, undo: Undo) {
-        let d = self.chance.fault.range(lo, hi);
+        let drawn = self.chance.fault.range(lo, hi);
+        let d = self.lasts.take().unwrap_or(drawn);
         self.after(d, What::Undo(undo));
     }
 
     fn kill_process(&mut self, node: usize, power: bool, back: (u64, u64)) {
         self.crash(node, power);
+        if self.lasts.is_some() {
+            self.nodes[node].away = self.lasts;
+        }
         self.come_back(node, back.0, back.1);
     }
 
@@ -184,6 +198,7 @@ impl World {
             return;
         }
         let life = self.nodes[node].life;
+        self.nodes[node].away = self.lasts.take();
         self.ask_to_leave(node);
         // Who does not get done in five seconds is killed, as by a service manager.
         self.undo_in(5_000, 5_000, Undo::Restart(node, life));
@@ -246,6 +261,8 @@ impl World {
             self.nodes[node].fuse = None;
             self.nodes[node].loops = 0;
             self.nodes[node].slow_until = 0;
+            self.nodes[node].away = None;
+            self.nodes[node].bug = None;
             self.stall_disk(node, 0);
             self.stop_process(node, false);
             self.deafen(node, false);

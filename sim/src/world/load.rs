@@ -10,8 +10,8 @@ use clawmesh_protocol::{
     spec::{Data, INLINE_MAX, Need, OnLost, OnSplit, Priority, Spec, Strategy, split},
 };
 
-use super::{What, World, node::SKILLS};
-use crate::oracle::Fact;
+use super::{START_MS, What, World, node::SKILLS};
+use crate::{diurnal, oracle::Fact, rng::Dice};
 
 /// A field that this version does not know.
 const NEW_FIELD: u64 = 900;
@@ -44,6 +44,16 @@ pub(super) enum Ask {
     Other,
 }
 
+/// Among laptops, some tasks take minutes or an hour.
+fn long(d: &mut Dice, ms: u64, may: bool) -> u64 {
+    match d.range(0, 99) {
+        0..80 => ms,
+        _ if !may => ms,
+        80..95 => d.range(8_000, 300_000),
+        _ => d.range(300_000, 3_600_000),
+    }
+}
+
 impl Load {
     pub(super) fn acked(&self) -> usize {
         self.tasks.len()
@@ -56,9 +66,10 @@ impl World {
         if self.calm {
             return;
         }
-        let every = self.plan.command_every_ms;
-        let wait = self.chance.load.range(1, every * 2);
-        self.after(wait, What::Command);
+        if self.plan.deeds.is_empty() {
+            let wait = self.chance.load.range(1, self.plan.command_every_ms * 2);
+            self.after(wait, What::Command);
+        }
         let alive = self.alive();
         let Some(node) = self.chance.load.pick(&alive) else { return };
         match self.chance.load.range(0, 99) {
@@ -149,6 +160,8 @@ impl World {
             _ => "bomb",
         };
         let ms = d.tailed(0, 400, 80, 8_000);
+        let ms = if self.plan.days > 0 { long(d, ms, self.now < START_MS + diurnal::evening(self.plan.days)) } else { ms };
+        let mode = if self.plan.plain && mode != "fail" { "ok" } else { mode };
         let words = format!("sim {mode} {ms} 1");
         let mut t = NewTask { retries: if d.percent(50) { 0 } else { d.range(1, 4) as u32 }, ..NewTask::default() };
         match d.range(0, 9) {
@@ -172,6 +185,9 @@ impl World {
         t.on_lost = d.percent(10).then_some(OnLost::Fail);
         t.on_split = if d.percent(30) { d.pick(OnSplit::ALL) } else { None };
         t.key = d.percent(5).then(|| format!("key{}", d.range(0, 4)));
+        if self.plan.plain {
+            (t.timeout_ms, t.queue_timeout_ms, t.total_timeout_ms, t.on_lost) = (None, None, None, None);
+        }
         let node = d.below(self.nodes.len());
         let d = &mut self.chance.load;
         t.pin = d.percent(10).then(|| self.nodes[node].cfg.peer);

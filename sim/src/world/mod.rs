@@ -1,11 +1,13 @@
 //! The virtual world: N nodes that run the shipped core, their network, disks, processes and users, in
 //! virtual time, from one seed.
 
+mod disk;
 mod faults;
 mod load;
 mod measure;
 mod net;
 mod node;
+mod rest;
 mod trace;
 mod voters;
 mod work;
@@ -17,7 +19,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use clawmesh_protocol::{
-    ids::{Attempt, Hash, Peer, TaskId},
+    ids::{Attempt, Hash, Peer, TaskId, Ver},
     io::Input,
     message::Gossip,
     quorum::MeshConfig,
@@ -27,8 +29,8 @@ use clawmesh_protocol::{
 use crate::{
     check,
     core::Mesh,
-    oracle::{Disks, Due, Entry, Fact, NodeEnd, Quiet},
-    plan::{Fault, Fixed, Plan},
+    oracle::{Disks, Due, Entry, Fact, Known, NodeEnd, Quiet},
+    plan::{Fixed, Plan, Strike},
     rng::Dice,
 };
 
@@ -42,6 +44,11 @@ const STEPS_MAX: u64 = 6_000_000;
 const PROGRESS_MS: u64 = 60_000;
 /// ... but not for ever.
 const OVERTIME_MS: u64 = 1_800_000;
+/// A store that is older than its side file's mark was put aside at the start (D3).
+const FOUND_OLDER: &str = "lying: a store was found older than its mark (D3)";
+/// With one of these, what a lying disk did is not silent.
+const ALARMS: [&str; 4] =
+    [FOUND_OLDER, "alarm: equal_version_other_bytes", "alarm: regressing_write", "sometimes: a second outcome was suppressed"];
 /// How often the end condition is looked at, ms.
 const LOOK_MS: u64 = 500;
 
@@ -58,11 +65,12 @@ enum What {
     Fetched { node: usize, life: u64, hash: Hash, len: u64, from: Vec<Peer> },
     Boot { node: usize },
     Crash { node: usize, life: u64, power: bool },
-    Fault { no: u32, fault: Fault },
+    Fault(Strike),
     Undo(faults::Undo),
     Command,
     Operate,
     Look,
+    Nap,
 }
 
 /// Counts what is said, when somebody asks.
@@ -96,12 +104,16 @@ pub struct Report {
     pub hash: String,
     /// Virtual ms that passed.
     pub virtual_ms: u64,
+    /// Of these, quiet ones that were passed over.
+    pub skipped_ms: u64,
     /// Inputs handed to cores.
     pub steps: u64,
     /// Faults injected.
     pub faults: u64,
     /// Tasks acknowledged.
     pub acked: u64,
+    /// How the accepted tasks ended, by the users' word, and who coordinates in the end.
+    pub ends: BTreeMap<String, u64>,
     /// How often each thing was seen.
     pub seen: BTreeMap<String, u64>,
 }
@@ -132,6 +144,9 @@ pub(crate) struct World {
     disks: Disks,
     checks: Vec<Box<dyn check::Check>>,
     violation: Option<Violation>,
+    /// A wrong answer among disks that lie, which is allowed when somebody noticed.
+    suspicion: Option<Violation>,
+    known: Known,
     hash: blake3::Hasher,
     trace: Option<Box<dyn Write + Send>>,
     seen: BTreeMap<String, u64>,
@@ -144,6 +159,11 @@ pub(crate) struct World {
     looks: u32,
     /// When the last task ended.
     progress: u64,
+    /// When something happened last that a mesh at rest does not do.
+    stirred: u64,
+    skipped: u64,
+    /// How long the fault lasts that strikes now, when its plan says so, ms.
+    lasts: Option<u64>,
     destroyed: usize,
     load: load::Load,
     works: BTreeMap<Hash, Work>,
@@ -177,8 +197,10 @@ impl World {
             nodes,
             pairs,
             disks: Disks::new(peers),
-            checks: check::all(plan.copies, plan.timing),
+            checks: if plan.lying { check::among_liars() } else { check::all(plan.copies, plan.timing) },
             violation: None,
+            suspicion: None,
+            known: Known::new(),
             hash: blake3::Hasher::new(),
             trace,
             seen: BTreeMap::new(),
@@ -190,6 +212,9 @@ impl World {
             done: false,
             looks: 0,
             progress: 0,
+            stirred: 0,
+            skipped: 0,
+            lasts: None,
             destroyed: 0,
             load: load::Load::default(),
             works: BTreeMap::new(),
@@ -197,6 +222,14 @@ impl World {
             sets: Vec::new(),
             plan,
         };
+        if w.plan.lying {
+            let mut d = Dice::split(seed, "liars");
+            w.nodes.iter_mut().for_each(|n| {
+                if d.percent(50) {
+                    n.lie();
+                }
+            });
+        }
         w.open();
         w
     }
@@ -210,9 +243,15 @@ impl World {
             self.after(delay, What::Boot { node: n });
         }
         for s in self.plan.strikes.clone() {
-            self.after(s.at, What::Fault { no: s.no, fault: s.fault });
+            self.after(s.at, What::Fault(s));
         }
-        if self.plan.tasks > 0 {
+        if self.plan.leaps {
+            self.after(0, What::Nap);
+        }
+        for at in self.plan.deeds.clone() {
+            self.after(at, What::Command);
+        }
+        if self.plan.tasks > 0 && self.plan.deeds.is_empty() {
             self.after(200, What::Command);
         }
         if let Some(every) = self.plan.voters_every_ms {
@@ -228,13 +267,16 @@ impl World {
             let Some(((at, _), what)) = self.queue.pop_first() else { break };
             self.now = self.now.max(at);
             self.happen(what);
-            if self.steps > STEPS_MAX {
-                self.complain("livelock", 0, format!("{STEPS_MAX} steps were not enough"));
+            let most = STEPS_MAX * (1 + self.plan.days) * (1 + self.nodes.len() as u64 / 50);
+            if self.steps > most {
+                self.complain("livelock", 0, format!("{most} steps were not enough"));
             }
         }
         for node in 0..self.nodes.len() {
             self.count_rules(node);
         }
+        self.judge_liars();
+        let ends = self.ends();
         let counts: Vec<u8> = self.seen.iter().flat_map(|(k, v)| k.bytes().chain(v.to_le_bytes())).collect();
         self.hash.update(&counts);
         Report {
@@ -242,9 +284,11 @@ impl World {
             violation: self.violation,
             hash: self.hash.finalize().to_hex()[..16].to_owned(),
             virtual_ms: self.now - START_MS,
+            skipped_ms: self.skipped,
             steps: self.steps,
             faults: self.faults,
             acked: self.load.acked() as u64,
+            ends,
             seen: self.seen,
         }
     }
@@ -269,11 +313,12 @@ impl World {
                     self.come_back(node, 100, 8_000);
                 }
             }
-            What::Fault { no, fault } => self.strike(no, fault),
+            What::Fault(s) => self.strike(&s),
             What::Undo(u) => self.undo(u),
             What::Command => self.command(),
             What::Operate => self.operate(),
             What::Look => self.look(),
+            What::Nap => self.nap(),
         }
     }
 
@@ -304,8 +349,27 @@ impl World {
         let letter = self.nodes.get(node).map_or_else(String::new, |n| n.cfg.name.clone());
         let why = self.letters(&why);
         self.say(|| format!("VIOLATION {rule} at {letter}: {why}"));
-        if self.violation.is_none() {
-            self.violation = Some(Violation { rule: rule.to_owned(), at: self.now - START_MS, node: letter, why });
+        let v = Violation { rule: rule.to_owned(), at: self.now - START_MS, node: letter, why };
+        // Who lost a majority of its voters' stores has to wait for its operator (C3).
+        let forgiven = rule == "I6" || (rule == "I14" && self.plan.voters_every_ms.is_some());
+        if self.plan.lying && (forgiven || rule == "I8") {
+            self.count(&format!("lying: {rule} is broken"));
+            if forgiven {
+                self.suspicion.get_or_insert(v);
+            }
+        } else {
+            self.violation.get_or_insert(v);
+        }
+    }
+
+    /// Among disks that lie a wrong answer is forgiven, a silent one is not.
+    fn judge_liars(&mut self) {
+        if self.plan.lying && self.suspicion.is_none() {
+            self.compare_bytes();
+        }
+        let noticed = ALARMS.iter().any(|a| self.seen.contains_key(*a));
+        if let Some(v) = self.suspicion.take().filter(|_| !noticed && self.violation.is_none()) {
+            self.violation = Some(Violation { rule: format!("silent {}", v.rule), ..v });
         }
     }
 
@@ -339,13 +403,14 @@ impl World {
         self.recompute_digests();
         let q = self.quiet();
         let e = Entry { at: self.now, node: 0, fact: Fact::Quiet(Arc::new(q)) };
+        let helpless = matches!(&e.fact, Fact::Quiet(q) if q.helpless);
         let back = self.nodes.iter().all(|n| n.core.is_some() || n.gone);
         let rest = back && self.checks.iter_mut().all(|c| c.see(&e, &self.disks).is_ok());
         self.looks = if rest { self.looks + 1 } else { 0 };
         if self.looks >= self.plan.looks {
             self.done = true;
             self.unknown_kept();
-            self.count("end: at rest");
+            self.count(if helpless { "end: too many voters were lost" } else { "end: at rest" });
         } else if self.now > (self.storm_ends + self.plan.peace_ms).max((self.progress + PROGRESS_MS).min(self.storm_ends + OVERTIME_MS)) {
             self.done = true;
             self.say_differences();
@@ -353,6 +418,37 @@ impl World {
         } else {
             self.after(LOOK_MS, What::Look);
         }
+    }
+
+    /// I8 where disks lie: versions may have been written twice, but two contents are not left in the end.
+    fn compare_bytes(&mut self) {
+        let mut first: BTreeMap<(TaskId, Ver), &[u8]> = BTreeMap::new();
+        let mut differ = None;
+        for (n, c) in self.nodes.iter().enumerate().filter_map(|(n, x)| x.core.as_ref().map(|c| (n, c))) {
+            for r in c.mesh.records() {
+                let Some(bytes) = c.mesh.record_bytes(&r.id) else { continue };
+                if *first.entry((r.id, r.ver)).or_insert(bytes) != bytes {
+                    differ = Some((n, r.id, r.ver));
+                }
+            }
+        }
+        if let Some((n, id, ver)) = differ {
+            let (why, node) = (self.letters(&format!("{id:?} at {ver:?} has two contents in the end")), self.nodes[n].cfg.name.clone());
+            self.suspicion = Some(Violation { rule: "I8".into(), at: self.now - START_MS, node, why });
+        }
+    }
+
+    /// How the tasks ended by the table of who coordinates, and who that is.
+    fn ends(&self) -> BTreeMap<String, u64> {
+        let mut ends = BTreeMap::new();
+        for n in self.serving() {
+            *ends.entry(format!("coordinator {}", self.nodes[n].cfg.name)).or_default() += 1;
+            for r in self.nodes[n].core.iter().flat_map(|c| c.mesh.records()) {
+                let end = r.outcome.as_ref().map_or("open", |o| o.end.word());
+                *ends.entry(end.to_owned()).or_default() += 1;
+            }
+        }
+        ends
     }
 
     /// The core's slow self-check, at the end only.
@@ -384,14 +480,18 @@ impl World {
                 backlog: mesh.backlog(),
             });
         }
+        q.helpless = self.no_majority_left();
         if let Some(v) = table.and_then(Mesh::quorum_view) {
             q.replicas = self.full_tables(&v);
         }
         if let Some(m) = table {
             q.table = m.records().map(|r| (r.id, Arc::new(r.clone()))).collect();
         }
-        q.due = self.load.tasks.iter().map(|(id, t)| self.due(*id, t)).collect();
-        q.unanswered = self.unanswered();
+        if !q.helpless {
+            q.due = self.load.tasks.iter().map(|(id, t)| self.due(*id, t)).collect();
+        }
+        // Where nobody may serve, requests wait until their people give up.
+        q.unanswered = if q.helpless { Vec::new() } else { self.unanswered() };
         q
     }
 

@@ -10,11 +10,11 @@ use clawmesh_protocol::{
     codec,
     ids::Peer,
     io::Input,
-    message::{Gossip, Message},
+    message::{Busy, Gossip, Message, Refuse},
 };
 
 use super::{What, World, node::Ending, of_election};
-use crate::oracle::Fact;
+use crate::{oracle::Fact, plan::Fault};
 
 /// Silence after which an end says so, ms; the heartbeat's phase adds up to [`PHASE_MS`].
 const SILENT_MS: u64 = 1_000;
@@ -165,7 +165,11 @@ impl World {
         match packet {
             Packet::Msg(m) if p.open[other] == Some(conn) => {
                 let m = Arc::try_unwrap(m).unwrap_or_else(|m| (*m).clone());
-                self.give(node, Input::Message(peer, m));
+                match self.bugged(node, &m) {
+                    None => self.give(node, Input::Message(peer, m)),
+                    Some(None) => {}
+                    Some(Some(answer)) => self.enqueue(pair, other, conn, Packet::Msg(Arc::new(answer))),
+                }
             }
             // An older connection's last words.
             Packet::Msg(_) => {}
@@ -175,6 +179,30 @@ impl World {
             }
             Packet::Close => {}
         }
+    }
+
+    /// What a node is made to do with a message against its will: to answer this, or not to have heard it.
+    fn bugged(&mut self, node: usize, m: &Message) -> Option<Option<Message>> {
+        let (fault, until) = self.nodes[node].bug?;
+        if self.now >= until {
+            self.nodes[node].bug = None;
+            return None;
+        }
+        let answer = match (fault, m) {
+            (Fault::Busy, Message::Submit(s)) => {
+                Some(Message::Busy(Busy { id: Some(s.id), retry_after_ms: 100, full: false, ext: Default::default() }))
+            }
+            (Fault::Refuse, Message::Assign(a)) => Some(Message::Refuse(Refuse {
+                id: a.id,
+                attempt: a.attempt,
+                why: "it does not feel like it".into(),
+                ext: Default::default(),
+            })),
+            (Fault::DropAck, Message::Ack(_)) => None,
+            _ => return None,
+        };
+        self.count(&format!("buggify: {fault:?}"));
+        Some(answer)
     }
 
     /// Tells an end something about its link, after all that it was told before.
@@ -218,6 +246,12 @@ impl World {
             let d = self.chance.net.range(lo, hi);
             self.after(d, What::Dial { pair });
         }
+    }
+
+    /// Somebody who dials now gets through.
+    pub(super) fn may_connect(&self, pair: usize) -> bool {
+        let p = &self.pairs[pair];
+        !p.connected() && p.flows() && p.ends.iter().all(|n| self.nodes[*n].core.is_some() && !self.nodes[*n].paused)
     }
 
     pub(super) fn dial(&mut self, pair: usize) {

@@ -8,20 +8,19 @@ use clawmesh_protocol::{
     face::{Facts, Reply},
     gate::Gate,
     ids::{Attempt, Hash, Peer, TaskId},
-    io::{Batch, Event, Input, Output, Recovered},
+    io::{Event, Input, Output, Recovered},
     message::Message,
-    mutant,
     record::End,
     skill::{Catalogue, SkillInfo},
     spec::{Kind, Need},
     time::Now,
 };
 
-use super::{WALL_MS, What, World, net};
+use super::{WALL_MS, What, World, disk::Store, net};
 use crate::{
     core::{Mesh, Probe},
-    oracle::{Fact, Parsed},
-    plan::Plan,
+    oracle::Fact,
+    plan::{Fault, Plan},
     rng::Dice,
 };
 
@@ -51,7 +50,7 @@ pub(super) struct Node {
     pub(super) gone: bool,
     pub(super) store: u64,
     boot: u64,
-    disk: Store,
+    pub(super) disk: Store,
     pub(super) blobs: BTreeSet<Hash>,
     pub(super) procs: BTreeMap<(TaskId, Attempt), (End, u64)>,
     pub(super) leaving: bool,
@@ -60,7 +59,7 @@ pub(super) struct Node {
     /// Deaths soon after a start that are still to come.
     pub(super) loops: u32,
     /// It handles a `Release`.
-    releasing: bool,
+    pub(super) releasing: bool,
     /// It handles everything late until then, ms.
     pub(super) slow_until: u64,
     /// Its wall clock, ms before or after [`WALL_MS`].
@@ -68,6 +67,10 @@ pub(super) struct Node {
     /// Its clocks' error, parts per million; above and below [`DRIFT_ZERO`].
     drift: u64,
     booting: bool,
+    /// How long it stays away after its next end, ms.
+    pub(super) away: Option<u64>,
+    /// What it is made to do against its will, until then, ms.
+    pub(super) bug: Option<(Fault, u64)>,
 }
 
 /// How a process ends.
@@ -89,38 +92,9 @@ pub(super) struct Core {
     /// When the core wants to be woken.
     wake: Option<u64>,
     /// When it will be.
-    tick: Option<u64>,
+    pub(super) tick: Option<u64>,
     last_batch: u64,
     pub(super) probe: Probe,
-}
-
-/// A disk with its queue of batches.
-#[derive(Default)]
-struct Store {
-    entries: BTreeMap<Vec<u8>, Vec<u8>>,
-    side: Option<Vec<u8>>,
-    queue: VecDeque<Batch>,
-    busy: bool,
-    bad: bool,
-    stalled_until: u64,
-    durable: u64,
-    fresh: bool,
-}
-
-impl Store {
-    fn commit(&mut self, upto: u64) {
-        while self.queue.front().is_some_and(|b| b.no <= upto) {
-            let Some(b) = self.queue.pop_front() else { break };
-            self.entries.extend(b.puts);
-            for k in &b.dels {
-                self.entries.remove(k);
-            }
-            if b.side.is_some() {
-                self.side = b.side;
-            }
-            self.durable = b.no;
-        }
-    }
 }
 
 fn letter(n: usize) -> String {
@@ -183,7 +157,14 @@ impl Node {
             drift: DRIFT_ZERO + dice.range(0, 2 * plan.drift_ppm) - plan.drift_ppm,
             skew: dice.range(0, plan.skew_ms),
             booting: false,
+            away: None,
+            bug: None,
         }
+    }
+
+    /// Its disk lies from now on.
+    pub(super) fn lie(&mut self) {
+        self.disk.lies = Some(VecDeque::new());
     }
 
     /// A boot that is far off is brought forward.
@@ -192,10 +173,10 @@ impl Node {
     }
 
     /// What its clock says at this time of the world, and the other way round.
-    fn local(&self, ms: u64) -> u64 {
+    pub(super) fn local(&self, ms: u64) -> u64 {
         (u128::from(ms) * u128::from(self.drift) / u128::from(DRIFT_ZERO)) as u64
     }
-    fn world(&self, ms: u64) -> u64 {
+    pub(super) fn world(&self, ms: u64) -> u64 {
         (u128::from(ms) * u128::from(DRIFT_ZERO)).div_ceil(u128::from(self.drift)) as u64
     }
 
@@ -233,7 +214,8 @@ impl World {
         n.disk.bad = false;
         n.disk.durable = 0;
         let fresh = std::mem::take(&mut n.disk.fresh);
-        let quarantined = !fresh && self.plan.quarantine && self.chance.disk.percent(10) && may_lose;
+        let older = !fresh && n.disk.lies.is_some() && !n.disk.new_enough();
+        let quarantined = older || (!fresh && self.plan.quarantine && self.chance.disk.percent(10) && may_lose);
         if quarantined {
             n.store = self.chance.disk.bits();
         }
@@ -257,8 +239,11 @@ impl World {
         n.core = Some(Core { mesh, gate: Gate::default(), zero, wake: None, tick: None, last_batch: 0, probe });
         let name = n.cfg.name.clone();
         self.say(|| format!("{name} BOOT {boot}{}", if quarantined { " (quarantined)" } else { "" }));
+        if older {
+            self.count(super::FOUND_OLDER);
+        }
         self.see(node, Fact::Boot { store, boot, fresh });
-        self.progress = self.now;
+        self.progress = self.progress.max(self.now);
         self.number(node, &out);
         self.look_inside(node);
         self.pass(node, out);
@@ -292,6 +277,14 @@ impl World {
         let upto = kept.checked_sub(1).and_then(|i| n.disk.queue.get(i)).map_or(n.disk.durable, |b| b.no);
         n.disk.commit(upto);
         n.disk.queue.clear();
+        if let Some(cached) = n.disk.lies.as_ref().map(VecDeque::len).filter(|_| power) {
+            let lost = self.chance.disk.below(cached + 1);
+            let sides = if self.chance.disk.percent(50) { lost } else { self.chance.disk.below(cached + 1) };
+            n.disk.lose(lost, sides);
+            self.count("lying: a disk lost what it had confirmed");
+            self.say(|| format!("LOST {lost} confirmed batches, {sides} of the side file"));
+        }
+        let n = &mut self.nodes[node];
         n.life += 1;
         n.inbox.clear();
         n.procs.clear();
@@ -311,7 +304,9 @@ impl World {
         let n = &mut self.nodes[node];
         if !n.booting && !n.gone {
             n.booting = true;
-            let d = self.chance.fault.range(lo, hi);
+            let away = n.away.take();
+            let drawn = self.chance.fault.range(lo, hi);
+            let d = away.unwrap_or(drawn);
             self.after(d, What::Boot { node });
         }
     }
@@ -393,6 +388,9 @@ impl World {
 
     fn step(&mut self, node: usize, input: Input) {
         self.steps += 1;
+        if !super::rest::at_rest(&input) {
+            self.stirred = self.now;
+        }
         self.say_input(node, &input);
         self.digest_input(node, &input);
         let now = self.now_at(node);
@@ -489,7 +487,10 @@ impl World {
         }
     }
 
-    fn effect(&mut self, node: usize, output: Output) {
+    pub(super) fn effect(&mut self, node: usize, output: Output) {
+        if super::rest::stirs(&output) {
+            self.stirred = self.now;
+        }
         match output {
             Output::Persist(b) => self.persist(node, b),
             Output::Send { to, msg, .. } => {
@@ -522,68 +523,8 @@ impl World {
         }
     }
 
-    fn persist(&mut self, node: usize, b: Batch) {
-        self.hash.update(&b.no.to_le_bytes());
-        for (k, v) in &b.puts {
-            self.hash.update(k);
-            self.hash.update(v);
-            if v.len() > 4_096 {
-                self.complain("core", node, format!("a value of {} bytes is above 4 KiB (D2)", v.len()));
-            }
-        }
-        let released = self.nodes[node].releasing;
-        let parsed = Arc::new(Parsed { released, ..Parsed::of(&b) });
-        if let Some(q) = &parsed.config {
-            self.note_voters(q);
-        }
-        self.see(node, Fact::Batch(parsed));
-        self.nodes[node].disk.queue.push_back(b);
-        self.flush(node);
-    }
-
-    /// The committer takes what is queued and syncs it.
-    fn flush(&mut self, node: usize) {
-        let d = &self.nodes[node].disk;
-        if d.busy || d.bad {
-            return;
-        }
-        let Some(upto) = d.queue.back().map(|b| b.no) else { return };
-        let (lo, hi, tail, far) = self.plan.fsync;
-        let took = if self.calm { self.chance.disk.range(lo, hi) } else { self.chance.disk.tailed(lo, hi, tail, far) };
-        let n = &mut self.nodes[node];
-        n.disk.busy = true;
-        let wait = took.max(n.disk.stalled_until.saturating_sub(self.now));
-        let life = n.life;
-        if mutant::on(25) {
-            self.after(0, What::Give { node, life, input: Box::new(Input::Persisted(upto)) });
-        }
-        self.after(wait, What::Fsync { node, life, upto });
-    }
-
-    pub(super) fn fsynced(&mut self, node: usize, life: u64, upto: u64) {
-        let n = &mut self.nodes[node];
-        if n.life != life || n.core.is_none() || n.disk.bad {
-            return;
-        }
-        n.disk.busy = false;
-        n.disk.commit(upto);
-        self.see(node, Fact::Durable(upto));
-        self.flush(node);
-        self.give(node, Input::Persisted(upto));
-    }
-
-    pub(super) fn stall_disk(&mut self, node: usize, ms: u64) {
-        self.nodes[node].disk.stalled_until = self.now + ms;
-    }
-
-    /// From now on nothing becomes durable.
-    pub(super) fn break_disk(&mut self, node: usize) {
-        self.nodes[node].disk.bad = true;
-        self.give(node, Input::StoreBad);
-    }
-
     /// The driver sleeps until the time the core asked for last, and at most [`WAKE_MAX_MS`].
-    fn keep_awake(&mut self, node: usize) {
+    pub(super) fn keep_awake(&mut self, node: usize) {
         let (now, life) = (self.now, self.nodes[node].life);
         let Some(c) = &mut self.nodes[node].core else { return };
         let at = c.wake.unwrap_or(u64::MAX).clamp(now + 1, now + WAKE_MAX_MS);

@@ -31,14 +31,27 @@ impl World {
         self.ask(at, Ask::Voters, command);
     }
 
+    /// Who may be named: an operator of laptops mostly takes machines that are always on.
+    fn electorate(&mut self, nodes: Vec<usize>) -> Vec<usize> {
+        let servers = self.plan.servers;
+        if servers == 0 || self.chance.voters.percent(15) {
+            return nodes;
+        }
+        nodes.into_iter().filter(|n| *n < servers).collect()
+    }
+
     fn first_voters(&mut self, alive: &[usize]) -> Command {
+        let alive = self.electorate(alive.to_vec());
+        if alive.is_empty() {
+            return Command::Status;
+        }
         let d = &mut self.chance.voters;
-        if d.percent(25) {
+        if d.percent(if self.plan.servers > 0 { 4 } else { 25 }) {
             return Command::ChangeQuorum(Change::Init, Vec::new(), Vec::new());
         }
         let most = alive.len().min(SOME);
         let want = if d.percent(60) { most.min(3) } else { d.range(1, most as u64) as usize };
-        let mut left = alive.to_vec();
+        let mut left = alive;
         let mut nodes: Vec<Peer> = Vec::new();
         while nodes.len() < want && !left.is_empty() {
             let i = d.below(left.len());
@@ -59,7 +72,12 @@ impl World {
             return Command::ChangeQuorum(Change::Add, nodes, witnesses);
         }
         let grow = set.len() < 2 || (set.len() < SOME && self.chance.voters.percent(50));
-        let all: Vec<Peer> = if grow { self.nodes.iter().map(|n| n.cfg.peer).collect() } else { set.iter().map(|v| v.peer).collect() };
+        let all: Vec<Peer> = if grow {
+            let nodes = self.electorate((0..self.nodes.len()).collect());
+            nodes.into_iter().map(|n| self.nodes[n].cfg.peer).collect()
+        } else {
+            set.iter().map(|v| v.peer).collect()
+        };
         let Some(who) = self.chance.voters.pick(&all) else { return Command::Status };
         if !grow {
             return Command::ChangeQuorum(Change::Remove, vec![who], vec![]);
@@ -106,6 +124,14 @@ impl World {
         let intact =
             |v: &Voter| self.node_of(v.peer).is_some_and(|n| n != node && self.nodes.get(n).is_some_and(|x| !x.gone && x.store == v.store));
         self.sets.iter().all(|q| q.majority(intact) && q.groups().all(|g| g.iter().any(|v| intact(v) && !v.witness)))
+    }
+
+    /// A set of voters was named, or left, just before the disks that it needs were lost: nobody may ever serve again, and
+    /// people have to make a new mesh.  [`World::may_lose`] sees to it that this comes of a race only.
+    pub(super) fn no_majority_left(&self) -> bool {
+        let intact = |v: &Voter| self.node_of(v.peer).is_some_and(|n| self.nodes.get(n).is_some_and(|x| !x.gone && x.store == v.store));
+        let able = |q: &MeshConfig| q.majority(intact) && q.groups().all(|g| g.iter().any(|v| intact(v) && !v.witness));
+        !self.sets.iter().all(|q| able(q))
     }
 
     /// It is a witness by the newest voters: it runs nothing.
