@@ -98,7 +98,8 @@ impl Mesh {
         if self.co.is_some() {
             let hb = self.heartbeat();
             self.send_durable(p, Message::Hb(hb));
-            if let Some(epoch) = self.co.as_ref().map(|c| c.epoch) {
+            // E8: of two that serve the heavier goes on, so the heartbeat has to do; who looks for one follows it.
+            if let Some(epoch) = self.co.as_ref().filter(|c| c.phase != Phase::Serving || self.by_majority()).map(|c| c.epoch) {
                 let config = self.quorum.clone();
                 self.send_durable(p, Message::Claim(Claim { epoch, config, ext: Default::default() }));
             }
@@ -161,6 +162,8 @@ impl Mesh {
         }
         self.tick_silent();
         if self.leader_alive() {
+            // E3: a round belongs to its suspicion; the next one asks anew.
+            self.round = None;
             (self.election_at, self.wait_higher, self.alone_since) = (None, None, None);
             self.wake_at(self.now + T_SUSPECT_MS / 4);
             return;
@@ -326,7 +329,10 @@ impl Mesh {
         let better = mine > p.rank && self.eligible() && (self.view.in_council(mine, except) || mutant::on(28));
         if self.co.is_some() || better {
             self.send(from, Message::PreHigher(PreHigher { round, n: self.side.promised.n, ext: Default::default() }));
-            if self.co.is_none() && self.round.is_none() {
+            // Who waits for a better one itself has asked already: if it asked again for each that asks it, one suspicion of all
+            // would double with each of the council.
+            let waits = self.wait_higher.is_some_and(|(_, until)| self.now < until);
+            if self.co.is_none() && self.round.is_none() && !waits {
                 self.wait_higher = None;
                 self.start_round();
             }
@@ -370,7 +376,7 @@ impl Mesh {
         if self.round.as_ref().is_none_or(|r| r.no != p.round) || p.peer == self.me {
             return;
         }
-        if p.epoch < self.side.promised {
+        if p.epoch < self.side.promised && !mutant::on(36) {
             // E11: never follow a hint to a lower epoch; that leader must reclaim above our promise.
             self.rule(Rule::E11);
             self.round = None;
@@ -442,7 +448,7 @@ impl Mesh {
     }
 
     pub(crate) fn on_reject(&mut self, from: Peer, r: Reject) {
-        if let Some(q) = &r.config {
+        if let Some(q) = r.config.as_ref().filter(|_| !mutant::on(41)) {
             self.adopt_config(q);
         }
         let Some(c) = &self.co else { return };
@@ -477,7 +483,7 @@ impl Mesh {
 
     /// See [`Mesh::follow`]; `majority` when the other is known to go by voters.
     fn follow_as(&mut self, epoch: Epoch, peer: Peer, majority: bool) {
-        if epoch < self.side.promised || peer == self.me || !self.accepts(&peer, majority) {
+        if (epoch < self.side.promised && !mutant::on(36)) || peer == self.me || !self.accepts(&peer, majority) {
             return;
         }
         if let Some(l) = self.leader.as_mut().filter(|l| l.epoch == epoch) {

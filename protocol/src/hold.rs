@@ -119,8 +119,7 @@ impl Mesh {
             (Some(_), Some(_)) => {}
             (None, hold) => {
                 if hold.is_some() {
-                    self.split.hold = None;
-                    self.let_held_go();
+                    self.end_hold();
                 }
             }
         }
@@ -218,8 +217,7 @@ impl Mesh {
             return self.not_coordinator(from, m.req, None);
         }
         self.record_members(0);
-        self.split.hold = None;
-        self.let_held_go();
+        self.end_hold();
         self.settings_effect(Effect::SettingsAck(from, m.req));
     }
 
@@ -239,6 +237,13 @@ impl Mesh {
             if let Some(waited) = c.sched.queue.remove(&id, now) {
                 c.sched.held.insert(id, waited);
             }
+        }
+    }
+
+    fn end_hold(&mut self) {
+        if self.split.hold.take().is_some() {
+            self.event(Event::Member(self.me, "holds nothing back any more"));
+            self.let_held_go();
         }
     }
 

@@ -192,7 +192,13 @@ wire_struct! {
 wire_struct! {
     /// Ask for all bucket digests (`buckets` empty), or for the records of these buckets (T1),
     /// in order of `(bucket, id)`, after `after`.
-    pub struct Pull { 1 => epoch: Epoch, 2 => buckets: Vec<u16>, 3 => after: Option<TaskId> }
+    pub struct Pull {
+        1 => epoch: Epoch,
+        2 => buckets: Vec<u16>,
+        3 => after: Option<TaskId>,
+        /// Which request this is; the answer repeats it.
+        4 => number: u64,
+    }
 }
 wire_struct! {
     /// The digests, or a page of records; `more` when `after` must continue.
@@ -206,6 +212,8 @@ wire_struct! {
         /// How many of the asked buckets are done.
         5 => done: u32,
         6 => last: Option<TaskId>,
+        /// The number of the request, so that an answer to an earlier one is not taken for it.
+        7 => number: u64,
     }
 }
 wire_struct! {
@@ -249,7 +257,11 @@ wire_struct! {
 }
 wire_struct! {
     /// Not accepted, for good.  An encoded [`crate::face::Refusal`].
-    pub struct SubmitRefused { 1 => id: TaskId, 2 => refusal: Blob }
+    pub struct SubmitRefused {
+        1 => id: TaskId, 2 => refusal: Blob,
+        /// It answers a submit that was not said [`Submit::again`].
+        3 => first: bool,
+    }
 }
 wire_struct! {
     /// Run this (S2).

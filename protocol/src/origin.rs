@@ -281,6 +281,10 @@ impl Mesh {
     }
 
     pub(crate) fn on_submit_refused(&mut self, from: Peer, r: SubmitRefused) {
+        if r.first && self.outbox.tasks.get(&r.id).is_some_and(|t| t.sent && t.again) {
+            // An answer to what an earlier boot said; the one to ours is on its way.
+            return self.rule(Rule::O1);
+        }
         self.answered(&r.id);
         if self.serving_leader() != Some(from) {
             return;

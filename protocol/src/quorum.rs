@@ -514,6 +514,9 @@ impl Mesh {
         let Some(c) = &self.co else { return Ok(()) };
         let there =
             |v: &Voter| (v.peer == self.me && v.store == self.store) || c.followers.get(&v.peer).is_some_and(|f| f.store == v.store);
+        if !target.iter().any(|v| !v.witness && there(v)) {
+            return invalid("a voter that is no witness must be reachable: witnesses never coordinate, so nobody would".into());
+        }
         let both = self.quorum.as_ref().map(|q| q.voters.as_slice()).into_iter().chain([target]);
         for g in both {
             let n = g.iter().filter(|v| there(v)).count();

@@ -257,6 +257,11 @@ impl Mesh {
         for l in &rec.live {
             s.placed.entry(l.worker).or_default().insert((*id, l.attempt));
         }
+        if !rec.live.is_empty() && rec.need.total_timeout_ms > 0 {
+            // It runs since an earlier coordinator's time: the limit counts from now on.
+            let at = s.seen_at.get(id).copied().unwrap_or(now) + rec.need.total_timeout_ms;
+            s.limits.insert((at, *id));
+        }
         if ghost {
             // T5: dead by its origin's word.
             self.rule(Rule::T5);
@@ -299,6 +304,9 @@ impl Mesh {
         c.sched.held.remove(id);
         c.sched.seen_at.remove(id);
         c.sched.notes.remove(id);
+        for set in c.sched.placed.values_mut() {
+            set.retain(|(t, _)| t != id);
+        }
         if c.sched.keys.get(&key) == Some(id) {
             c.sched.keys.remove(&key);
         }
@@ -327,21 +335,21 @@ impl Mesh {
         if self.below_floor(&s.id) {
             self.rule(Rule::G2);
             let refusal = Refusal::Invalid { message: "the task's id is below its origin's floor: it had ended before".into() };
-            return self.refuse_submit(from, s.id, refusal);
+            return self.refuse_submit(from, s.id, refusal, !s.again);
         }
         if let Some(rec) = self.table.get(&s.id) {
             if rec.spec_hash != spec.hash() {
                 let refusal = Refusal::Invalid { message: "another task has this id: the origin's store was restored from a copy".into() };
-                return self.refuse_submit(from, s.id, refusal);
+                return self.refuse_submit(from, s.id, refusal, !s.again);
             }
             self.rule(Rule::O1);
             return self.ack_submit(&s.id);
         }
         if let Some(refusal) = self.too_open(&spec) {
-            return self.refuse_submit(from, s.id, refusal);
+            return self.refuse_submit(from, s.id, refusal, !s.again);
         }
         if let Some(refusal) = self.reject(&spec).filter(|_| !s.again) {
-            return self.refuse_submit(from, s.id, refusal);
+            return self.refuse_submit(from, s.id, refusal, !s.again);
         }
         if self.full || self.table.open() >= self.cfg.tune.tasks_max {
             self.rule(Rule::D4);
@@ -374,8 +382,9 @@ impl Mesh {
         self.admit(s.id, spec, s.submitted_at, s.again);
     }
 
-    fn refuse_submit(&mut self, to: Peer, id: TaskId, refusal: Refusal) {
-        let m = SubmitRefused { id, refusal: codec::Blob(crate::query::to_cbor(&refusal)), ext: Default::default() };
+    /// `first` when the origin did not say the submit again: a later boot of it may have said so meanwhile.
+    fn refuse_submit(&mut self, to: Peer, id: TaskId, refusal: Refusal, first: bool) {
+        let m = SubmitRefused { id, refusal: codec::Blob(crate::query::to_cbor(&refusal)), first, ext: Default::default() };
         self.send(to, Message::SubmitRefused(m));
     }
 
@@ -417,7 +426,7 @@ impl Mesh {
             self.effect(&old, Effect::Joined(old, *id, from));
         } else {
             let message = format!("key '{}' is taken by another task, {old}: choose another key", spec.need.key);
-            self.refuse_submit(from, *id, Refusal::Invalid { message });
+            self.refuse_submit(from, *id, Refusal::Invalid { message }, true);
         }
         true
     }
@@ -668,7 +677,7 @@ impl Mesh {
             Effect::Joined(old, id, to) => {
                 let seq = self.table.get(&old).map(|r| r.ver.seq);
                 let copies = self.co.as_ref().zip(seq).map_or(0, |(c, seq)| c.copies(seq));
-                self.refuse_submit(to, id, Refusal::Joined { id: old.short(), copies });
+                self.refuse_submit(to, id, Refusal::Joined { id: old.short(), copies }, true);
             }
             Effect::Settled(id, to) => self.send(to, Message::Settled(Settled { epoch, ids: alloc::vec![id], ext: Default::default() })),
             Effect::Answer(to, req, bytes) => {
@@ -775,10 +784,13 @@ impl Mesh {
         let Some(rec) = self.table.get(&id) else { return };
         let live = rec.live.iter().any(|l| l.attempt == attempt);
         let cancel = rec.cancel;
+        // Of what must not run twice every attempt that began decides, whoever issued it (S6).
+        let counts = live || rec.need.at_most_once;
         let timed_out = rec.need.total_timeout_ms > 0 && self.age_of(&id) >= rec.need.total_timeout_ms;
         match o.end {
             End::Done => self.decide(&id, End::Done, Some(attempt), Some(from), o.exit, &o.why, o.data, o.ran_ms),
-            _ if !live => {}
+            _ if !counts => {}
+            End::Cancelled if !live => {}
             End::Cancelled | End::Returned if cancel => {
                 self.decide(&id, End::Cancelled, Some(attempt), Some(from), o.exit, "cancelled while it ran", o.data, o.ran_ms);
             }
@@ -797,6 +809,10 @@ impl Mesh {
             }
             End::Returned if rec.need.at_most_once => {
                 let why = "the worker left while it ran: whether it had finished is unknown";
+                self.decide(&id, End::Failed, Some(attempt), Some(from), o.exit, why, o.data, o.ran_ms);
+            }
+            End::Crashed if !live => {
+                let why = "the worker crashed: whether the task finished is unknown";
                 self.decide(&id, End::Failed, Some(attempt), Some(from), o.exit, why, o.data, o.ran_ms);
             }
             end => self.end_attempt(&id, attempt, end, o.exit, &o.why),
@@ -868,8 +884,16 @@ impl Mesh {
 
     /// Ends an attempt without an outcome; the task goes back to the queue, or is given up.
     pub(crate) fn end_attempt(&mut self, id: &TaskId, attempt: Attempt, end: End, exit: Option<i32>, why: &str) {
-        let Some(rec) = self.table.get(id).filter(|r| !r.terminal()) else { return };
+        let Some(rec) = self.table.get(id) else { return };
         let mut rec = rec.clone();
+        if rec.terminal() {
+            // It was to be stopped, and who ran it won't say that it has.
+            if rec.end_live(attempt, end, exit, why, self.wall) {
+                self.write(rec);
+                self.unplace(id, attempt);
+            }
+            return;
+        }
         let worker = rec.live.iter().find(|l| l.attempt == attempt).map(|l| l.worker);
         let returns = rec.past.iter().rev().take_while(|p| p.end == End::Returned).count() as u32;
         if !rec.end_live(attempt, end, exit, why, self.wall) {

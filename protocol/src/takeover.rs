@@ -48,6 +48,8 @@ pub(crate) struct Follower {
     pub(crate) stage: Stage,
     /// Buckets still to pull.
     pull: VecDeque<u16>,
+    /// The number of the last request.
+    asked: u64,
     /// Its digests, when they were asked for.
     digests: Vec<u128>,
     pub(crate) progress_at: u64,
@@ -78,6 +80,7 @@ impl Follower {
             count: f.count,
             stage: Stage::Pulling,
             pull: VecDeque::new(),
+            asked: 0,
             digests: Vec::new(),
             progress_at: now,
             queue: VecDeque::new(),
@@ -154,11 +157,12 @@ impl Mesh {
         if c.followers.get(&from).is_some_and(|o| (o.boot, o.join) >= (f.boot, f.join)) {
             return;
         }
+        // What is under way to it may have crossed its word: only a pull tells what it holds.
+        let crossed = c.followers.get(&from).is_some_and(Follower::streams);
         c.replicas.remove(&from);
         // It says again what it runs, and may be a later boot.
         c.held.retain(|(p, m)| *p != from || !matches!(m, Message::Inventory(_)));
-        let equal = f.count == 0 || f.root == self.table.root();
-        let epoch = c.epoch;
+        let equal = !crossed && (f.count == 0 || f.root == self.table.root());
         let mut follower = Follower::new(&f, now);
         if equal {
             follower.stage = Stage::Plain;
@@ -187,7 +191,7 @@ impl Mesh {
         }
         if !equal {
             self.rule(Rule::T1);
-            self.send(from, Message::Pull(Pull { epoch, buckets: Vec::new(), after: None, ext: Default::default() }));
+            self.pull(from, Vec::new(), None);
         }
         self.tick_claim();
         if self.co.as_ref().is_some_and(|c| c.serving()) {
@@ -207,6 +211,17 @@ impl Mesh {
         self.drain_held();
     }
 
+    /// Asks for digests, or for the records of these buckets.
+    fn pull(&mut self, from: Peer, buckets: Vec<u16>, after: Option<TaskId>) {
+        let Some(c) = &mut self.co else { return };
+        c.pulls += 1;
+        let (epoch, number) = (c.epoch, c.pulls);
+        if let Some(f) = c.followers.get_mut(&from) {
+            f.asked = number;
+        }
+        self.send(from, Message::Pull(Pull { epoch, buckets, after, number, ext: Default::default() }));
+    }
+
     pub(crate) fn on_pull(&mut self, from: Peer, p: Pull) {
         if p.epoch != self.side.promised || p.epoch.peer != from || p.buckets.len() > BUCKETS {
             return self.event(Event::Dropped("pull"));
@@ -218,6 +233,7 @@ impl Mesh {
             more: false,
             done: 0,
             last: None,
+            number: p.number,
             ext: Default::default(),
         };
         if p.buckets.is_empty() {
@@ -250,7 +266,9 @@ impl Mesh {
         let now = self.now;
         let Some(c) = &mut self.co else { return };
         let epoch = c.epoch;
-        let Some(f) = c.followers.get_mut(&from).filter(|f| f.stage == Stage::Pulling && r.epoch == epoch) else { return };
+        // Who follows twice is asked twice: only the answer to the last question says what is still to pull.
+        let fits = |f: &&mut Follower| f.stage == Stage::Pulling && r.epoch == epoch && r.number == f.asked;
+        let Some(f) = c.followers.get_mut(&from).filter(fits) else { return };
         f.progress_at = now;
         if !r.digests.0.is_empty() {
             if r.digests.0.len() != BUCKETS * 16 {
@@ -279,7 +297,7 @@ impl Mesh {
         }
         if let Some(buckets) = next {
             let after = r.last;
-            return self.send(from, Message::Pull(Pull { epoch, buckets, after, ext: Default::default() }));
+            return self.pull(from, buckets, after);
         }
         if let Some(f) = self.co.as_mut().and_then(|c| c.followers.get_mut(&from)) {
             f.stage = Stage::Plain;
@@ -470,6 +488,8 @@ impl Mesh {
         // acknowledgement of a half-sent table could not be told from that of a whole one.
         c.seq += 1;
         let seq = c.seq;
+        // It is a write like any other: as long as the rest has not acknowledged it, it is not stable.
+        c.followers.values_mut().filter(|f| f.streams()).for_each(|f| f.told_synced = false);
         let Some(f) = c.followers.get_mut(&p) else { return };
         f.stage = Stage::Catching;
         f.progress_at = now;

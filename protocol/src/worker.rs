@@ -26,6 +26,8 @@ use crate::{
 const SETTLED_MAX: usize = 20_000;
 /// Attempts known at once; more are refused.
 const RUNS_MAX: usize = 20_000;
+/// Ended attempts of at-most-once tasks kept until their origin is done with them; beyond it no such task is begun.
+const KEPT_MAX: usize = 20_000;
 
 wire_struct! {
     /// A line of the run log.  Neither `dead` nor an outcome means: started.
@@ -40,6 +42,10 @@ wire_struct! {
         4 => dead: bool,
         /// How it ended.
         5 => outcome: Option<Outcome>,
+        /// The task must not run twice.
+        6 => once: bool,
+        /// The end is settled; the line stays because the task must not run twice (S6).
+        7 => settled: bool,
     }
 }
 
@@ -52,6 +58,8 @@ enum State {
     /// Started; `true` when it is being killed.
     Running(bool),
     Finished,
+    /// A coordinator has the end of it.  Kept because the task must not run twice, and another one may not know (S6).
+    Kept,
     Dead,
 }
 
@@ -65,6 +73,8 @@ struct Run {
     start_no: u64,
     /// When it began to wait for a slot, ms.
     queued_at: u64,
+    /// The task must not run twice.
+    once: bool,
 }
 
 /// How long an attempt waits here for a slot, ms.  A node is given some short tasks ahead of its slots; behind one
@@ -78,11 +88,19 @@ pub(crate) struct Worker {
     runs: BTreeMap<(TaskId, Attempt), Run>,
     queue: VecDeque<(TaskId, Attempt)>,
     busy: u32,
+    /// Runs that are only kept.
+    kept: usize,
     /// Skills it can run.
     pub(crate) runnable: BTreeSet<String>,
     settled: BTreeSet<(TaskId, Attempt)>,
     settled_order: VecDeque<(TaskId, Attempt)>,
     report_at: u64,
+    marks_at: u64,
+}
+
+/// A line of the log of an attempt that began.
+fn line(id: TaskId, attempt: Attempt, boot: u64, outcome: Option<Outcome>, once: bool) -> RunRec {
+    RunRec { id, attempt, boot, dead: false, outcome, once, settled: false, ext: Default::default() }
 }
 
 /// A builtin that needs no slot: it ends at once.
@@ -97,10 +115,12 @@ impl Worker {
             runs: BTreeMap::new(),
             queue: VecDeque::new(),
             busy: 0,
+            kept: 0,
             runnable: BTreeSet::new(),
             settled: BTreeSet::new(),
             settled_order: VecDeque::new(),
             report_at: 0,
+            marks_at: 0,
         }
     }
     /// Attempts that have not ended.
@@ -129,6 +149,10 @@ impl Worker {
         if busy != self.busy as usize {
             return Err(format!("{busy} runs take a slot, {} are counted", self.busy));
         }
+        let kept = self.runs.values().filter(|r| r.state == State::Kept).count();
+        if kept != self.kept {
+            return Err(format!("{kept} runs are kept, {} are counted", self.kept));
+        }
         Ok(())
     }
 }
@@ -140,14 +164,16 @@ impl Mesh {
         let (state, outcome) = if r.dead {
             (State::Dead, None)
         } else if let Some(o) = r.outcome {
-            (State::Finished, Some(o))
+            (if r.settled { State::Kept } else { State::Finished }, Some(o))
         } else {
             // S5: started, and we are a later boot.
             let why = if quarantined { "the node's store was damaged while it ran" } else { "the node restarted while it ran" };
             let o = self.outcome_of(r.attempt, End::Crashed, None, why, Data::EMPTY, 0);
             (State::Finished, Some(o))
         };
-        self.worker.runs.insert(key, Run { state, need: None, payload: Data::EMPTY, outcome, start_no: 0, queued_at: self.now });
+        self.worker.kept += usize::from(state == State::Kept);
+        let run = Run { state, need: None, payload: Data::EMPTY, outcome, start_no: 0, queued_at: self.now, once: r.once };
+        self.worker.runs.insert(key, run);
         Ok(())
     }
 
@@ -181,7 +207,7 @@ impl Mesh {
             self.rule(Rule::S2);
             if state == State::Dead {
                 self.report_dead(from, a.id, a.attempt);
-            } else if state == State::Finished {
+            } else if matches!(state, State::Finished | State::Kept) {
                 self.report(from, &key);
             }
             return;
@@ -197,14 +223,17 @@ impl Mesh {
             let outcome = self.outcome_of(a.attempt, End::Lost, None, why, Data::EMPTY, 0);
             return self.send(from, Message::Report(Report { id: a.id, attempt: a.attempt, outcome, ext: Default::default() }));
         }
+        if a.need.at_most_once && self.began(from, &a) {
+            return;
+        }
         if let Some(why) = self.unfit(&a) {
             return self.send(from, Message::Refuse(Refuse { id: a.id, attempt: a.attempt, why, ext: Default::default() }));
         }
         let missing = a.payload.blob().filter(|h| !self.blobs.contains(h));
         let state = if missing.is_some() { State::Fetching } else { State::Queued };
-        self.worker
-            .runs
-            .insert(key, Run { state, need: Some(a.need), payload: a.payload, outcome: None, start_no: 0, queued_at: self.now });
+        let once = a.need.at_most_once;
+        let run = Run { state, need: Some(a.need), payload: a.payload, outcome: None, start_no: 0, queued_at: self.now, once };
+        self.worker.runs.insert(key, run);
         match missing {
             Some(h) => self.fetch(h, &a.holders),
             None => {
@@ -212,6 +241,27 @@ impl Mesh {
                 self.pump_runs();
             }
         }
+    }
+
+    /// S6: answers for another attempt of a task that must not run twice and has begun here.  The coordinator that assigns it
+    /// again does not know: it is told how that one ended, which decides the task there, too.
+    fn began(&mut self, from: Peer, a: &Assign) -> bool {
+        let all = (a.id, Attempt { k: 0, epoch: crate::ids::Epoch::ZERO })..;
+        let mut runs = self.worker.runs.range(all).take_while(|((id, _), _)| *id == a.id);
+        let Some(((_, first), run)) = runs.find(|(_, r)| r.state != State::Dead) else { return false };
+        self.fired.count(Rule::S6);
+        if !matches!(run.state, State::Finished | State::Kept) {
+            let why = "an attempt of this at-most-once task has already started here".into();
+            self.send(from, Message::Refuse(Refuse { id: a.id, attempt: a.attempt, why, ext: Default::default() }));
+            return true;
+        }
+        let (attempt, Some(mut outcome)) = (*first, run.outcome.clone()) else { return true };
+        if outcome.end == End::Cancelled {
+            // Whoever stopped it is not who asks, and may not have decided the task.
+            (outcome.end, outcome.why) = (End::Failed, "its one attempt was stopped".into());
+        }
+        self.send_durable(from, Message::Report(Report { id: a.id, attempt, outcome, ext: Default::default() }));
+        true
     }
 
     /// Why this node will not run it; nothing is charged (S10).
@@ -225,7 +275,7 @@ impl Mesh {
         if self.leaving || self.draining {
             return Some("the node takes no new tasks".into());
         }
-        if self.worker.runs.len() >= RUNS_MAX {
+        if self.worker.runs.len() - self.worker.kept >= RUNS_MAX {
             return Some("the node has too many unreported attempts".into());
         }
         if a.need.kind == Kind::Command && !self.cfg.commands {
@@ -234,15 +284,10 @@ impl Mesh {
         if a.need.kind == Kind::Skill && !self.worker.runnable.contains(&a.need.skill) {
             return Some(format!("the node no longer has the skill '{}'", a.need.skill));
         }
-        let again = a.need.at_most_once
-            && self
-                .worker
-                .runs
-                .range((a.id, Attempt { k: 0, epoch: crate::ids::Epoch::ZERO })..)
-                .next()
-                .is_some_and(|((id, _), r)| *id == a.id && r.state != State::Dead);
-        if again {
-            return Some("an attempt of this at-most-once task has already started here".into());
+        if a.need.at_most_once && self.worker.kept >= KEPT_MAX {
+            return Some(
+                "the node remembers as many at-most-once tasks as it can: their origins have older tasks that have not ended".into(),
+            );
         }
         None
     }
@@ -295,7 +340,7 @@ impl Mesh {
                 self.worker.busy += 1;
             }
             let (id, attempt) = key;
-            let log = RunRec { id, attempt, boot: self.boot, dead: false, outcome: None, ext: Default::default() };
+            let log = line(id, attempt, self.boot, None, need.at_most_once);
             self.put(Key::run(&id, &attempt), codec::encode(&log));
             if need.at_most_once {
                 self.rule(Rule::S6);
@@ -328,7 +373,7 @@ impl Mesh {
         for key in keys {
             let (id, attempt) = key;
             let outcome = self.outcome_of(attempt, End::Returned, None, "longer tasks took all slots of the node", Data::EMPTY, 0);
-            let log = RunRec { id, attempt, boot: self.boot, dead: false, outcome: Some(outcome.clone()), ext: Default::default() };
+            let log = line(id, attempt, self.boot, Some(outcome.clone()), false);
             self.put(Key::run(&id, &attempt), codec::encode(&log));
             if let Some(r) = self.worker.runs.get_mut(&key) {
                 (r.state, r.need, r.payload, r.outcome) = (State::Finished, None, Data::EMPTY, Some(outcome));
@@ -356,9 +401,10 @@ impl Mesh {
                 self.worker.runs.remove(&key);
                 self.mark_dead(from, k.id, k.attempt);
             }
-            Some(State::Finished) => self.report(from, &key),
+            Some(State::Finished | State::Kept) => self.report(from, &key),
             Some(State::Dead) => self.report_dead(from, k.id, k.attempt),
-            None if self.worker.settled.contains(&key) || self.below_floor(&k.id) => {}
+            // It is over here and never starts again: who asks may still count it as running.
+            None if self.worker.settled.contains(&key) || self.below_floor(&k.id) => self.report_dead(from, k.id, k.attempt),
             // Kill overtook Assign: the mark makes sure it never starts (S2).
             None if mutant::on(20) => {}
             None => {
@@ -381,11 +427,11 @@ impl Mesh {
     }
 
     fn mark_dead(&mut self, from: Peer, id: TaskId, attempt: Attempt) {
-        let log = RunRec { id, attempt, boot: self.boot, dead: true, outcome: None, ext: Default::default() };
+        let log = RunRec { dead: true, ..line(id, attempt, self.boot, None, false) };
         self.put(Key::run(&id, &attempt), codec::encode(&log));
         self.worker.runs.insert(
             (id, attempt),
-            Run { state: State::Dead, need: None, payload: Data::EMPTY, outcome: None, start_no: 0, queued_at: self.now },
+            Run { state: State::Dead, need: None, payload: Data::EMPTY, outcome: None, start_no: 0, queued_at: self.now, once: false },
         );
         self.report_dead(from, id, attempt);
     }
@@ -410,7 +456,7 @@ impl Mesh {
         r.need = None;
         r.payload = Data::EMPTY;
         r.outcome = Some(outcome.clone());
-        let log = RunRec { id, attempt, boot: self.boot, dead: false, outcome: Some(outcome), ext: Default::default() };
+        let log = line(id, attempt, self.boot, Some(outcome), r.once);
         self.put(Key::run(&id, &attempt), codec::encode(&log));
         if let Some(to) = self.serving_leader() {
             self.report(to, &key);
@@ -429,8 +475,15 @@ impl Mesh {
         if self.serving_leader() != Some(from) {
             return;
         }
-        let Some(r) = self.worker.runs.get(&key) else { return };
-        if matches!(r.state, State::Finished | State::Dead) {
+        let ghost = self.below_floor(&a.id);
+        let Some(r) = self.worker.runs.get_mut(&key) else { return };
+        if r.state == State::Finished && r.once && !ghost {
+            // Another coordinator may not know of it (S6): it stays until the origin is done with the task.
+            r.state = State::Kept;
+            let log = RunRec { settled: true, ..line(a.id, a.attempt, self.boot, r.outcome.clone(), true) };
+            self.worker.kept += 1;
+            self.put(Key::run(&a.id, &a.attempt), codec::encode(&log));
+        } else if matches!(r.state, State::Finished | State::Dead) {
             self.worker.runs.remove(&key);
             self.worker.settle(key);
             self.delete(Key::run(&a.id, &a.attempt));
@@ -463,7 +516,9 @@ impl Mesh {
         for key in ended {
             self.report(to, &key);
         }
-        let running: Vec<(TaskId, Attempt)> = self.worker.runs.keys().copied().collect();
+        // One that is over is asked for again: the report of it may have been lost with the coordinator that had it.
+        let known = self.worker.runs.iter().filter(|(_, r)| !matches!(r.state, State::Kept | State::Dead));
+        let running: Vec<(TaskId, Attempt)> = known.map(|(k, _)| *k).collect();
         let mut parts: Vec<&[(TaskId, Attempt)]> = running.chunks(ITEMS_MAX).collect();
         if parts.is_empty() {
             parts.push(&[]);
@@ -500,21 +555,25 @@ impl Mesh {
                 }
             }
         }
-        // Dead marks are needed until the origin's floor has passed them (G2).
-        let gone: Vec<(TaskId, Attempt)> = self
-            .worker
-            .runs
-            .iter()
-            .filter(|(k, r)| r.state == State::Dead && self.below_floor(&k.0))
-            .map(|(k, _)| *k)
-            .take(ITEMS_MAX)
-            .collect();
-        for key in gone {
-            self.worker.runs.remove(&key);
-            self.delete(Key::run(&key.0, &key.1));
-        }
+        self.drop_marks();
         self.pump_runs();
         self.hand_back();
+    }
+
+    /// What stops a start is needed until the origin's floor has passed the task (G2).
+    fn drop_marks(&mut self) {
+        if self.now < self.worker.marks_at {
+            return;
+        }
+        self.worker.marks_at = self.now + 1_000;
+        let marks = self.worker.runs.iter().filter(|(k, r)| matches!(r.state, State::Dead | State::Kept) && self.below_floor(&k.0));
+        let gone: Vec<(TaskId, Attempt)> = marks.map(|(k, _)| *k).take(ITEMS_MAX).collect();
+        for key in gone {
+            if self.worker.runs.remove(&key).is_some_and(|r| r.state == State::Kept) {
+                self.worker.kept -= 1;
+            }
+            self.delete(Key::run(&key.0, &key.1));
+        }
     }
 
     // ---- leaving (E9, L3) ----

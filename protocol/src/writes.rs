@@ -84,6 +84,8 @@ pub(crate) struct Coord {
     pub(crate) hb_at: u64,
     pub(crate) beat: u64,
     pub(crate) reclaimed_at: u64,
+    /// Requests for records so far.
+    pub(crate) pulls: u64,
     /// What followers say about their tasks before their records are here (T2).
     pub(crate) held: VecDeque<(Peer, Message)>,
     /// Quorum mode: records joined while pulling, and the newest version that went into each (T3).
@@ -120,6 +122,7 @@ impl Coord {
             hb_at: now,
             beat: 0,
             reclaimed_at: now,
+            pulls: 0,
             held: VecDeque::new(),
             merged: BTreeMap::new(),
             config_waiters: Vec::new(),
@@ -489,11 +492,12 @@ impl Mesh {
         };
         let _ = l;
         let mut blobs = BTreeSet::new();
+        let mut refused = false;
         for raw in w.recs {
             match crate::record::decode_rec(&raw.0) {
                 Ok(rec) => {
                     blobs.extend(rec.blobs().filter(|h| !self.blobs.contains(h) && !w.missing.contains(h)));
-                    self.apply(rec, raw.0, from);
+                    refused |= !self.apply(rec, raw.0, from);
                 }
                 Err(_) => self.event(Event::Alarm("bad_record")),
             }
@@ -502,8 +506,8 @@ impl Mesh {
             self.raise_floor(f);
         }
         for id in w.dels {
-            // G3: only what has an outcome and is below the floor.
-            if mutant::on(21) || self.below_floor(&id) && self.table.get(&id).is_some_and(Rec::terminal) {
+            // G3: it has an outcome at the coordinator, which may not have come here; below the floor it is dead either way (G2).
+            if mutant::on(21) || self.below_floor(&id) {
                 self.forget(&id);
             }
         }
@@ -517,25 +521,33 @@ impl Mesh {
             self.synced = true;
             self.advert_soon();
         }
+        if refused {
+            // What is not here must not count as if it were: the coordinator pulls what it does not know, and joins it (T3).
+            return self.send_follow();
+        }
         self.acks.push_back(crate::mesh::PendingAck { upto: w.upto, blobs });
         self.send_acks();
     }
 
     /// W3: a newer version replaces an older one; equal versions are equal bytes; what is settled stays.
-    fn apply(&mut self, rec: Rec, bytes: Vec<u8>, from: Peer) {
+    /// False when the write would have taken back what is settled.
+    fn apply(&mut self, rec: Rec, bytes: Vec<u8>, from: Peer) -> bool {
         let (rec, bytes) = if mutant::on(35) { rec.without_unknown() } else { (rec, bytes) };
         let id = rec.id;
         if let Some(mine) = self.table.get(&id) {
             if rec.ver == mine.ver && self.table.bytes(&id) != Some(bytes.as_slice()) {
-                return self.event(Event::Alarm("equal_version_other_bytes"));
+                self.event(Event::Alarm("equal_version_other_bytes"));
+                return true;
             }
             if rec.ver <= mine.ver {
-                return self.rule(Rule::W3);
+                self.rule(Rule::W3);
+                return true;
             }
             let regress =
                 (mine.outcome.is_some() && rec.outcome.is_none()) || (mine.delivered && !rec.delivered) || (mine.cancel && !rec.cancel);
             if regress {
-                return self.event(Event::Alarm("regressing_write"));
+                self.event(Event::Alarm("regressing_write"));
+                return false;
             }
         }
         for h in rec.blobs().filter(|h| !self.blobs.contains(h)).collect::<Vec<_>>() {
@@ -545,6 +557,7 @@ impl Mesh {
         self.top = self.top.max(rec.ver);
         self.put(Key::task(&id), bytes.clone());
         self.table.put(rec, bytes);
+        true
     }
 
     /// Acknowledges, in order, every write whose blobs are here.
@@ -898,14 +911,15 @@ impl Mesh {
 
     /// G3: ended tasks below the floor go when there are too many, or they are too old.
     fn retain(&mut self) {
-        if self.co.as_ref().is_none_or(|c| !c.serving()) {
-            return;
-        }
+        let Some((epoch, stable)) = self.co.as_ref().filter(|c| c.serving()).map(|c| (c.epoch, c.stable)) else { return };
         let over = self.table.ended_len().saturating_sub(self.cfg.tune.retain_count);
         let mut gone = Vec::new();
         for (i, id) in self.table.ended().enumerate().take(ITEMS_MAX) {
-            let old = self.table.get(id).and_then(|r| r.outcome.as_ref()).is_some_and(|o| self.expired(o));
-            if (i < over || old) && (self.below_floor(id) || mutant::on(21)) {
+            let Some(r) = self.table.get(id) else { continue };
+            // What it has to say first, to who runs an attempt of it still, leaves when it is stable.
+            let said = r.ver.epoch != epoch || r.ver.seq <= stable;
+            let old = r.outcome.as_ref().is_some_and(|o| self.expired(o));
+            if said && (i < over || old) && (self.below_floor(id) || mutant::on(21)) {
                 gone.push(*id);
             }
         }
@@ -939,8 +953,10 @@ impl Mesh {
         c.sealed_seq = 0;
         c.own_blobs.clear();
         c.written_at.clear();
-        c.followers.clear();
-        c.replicas.clear();
+        if !mutant::on(7) {
+            c.followers.clear();
+            c.replicas.clear();
+        }
         (c.enough, c.fewer) = (usize::MAX, None);
         c.heard.clear();
         let effects = core::mem::take(&mut c.effects);

@@ -104,6 +104,21 @@ fn the_larger_side_holds_nothing_and_a_heal_ends_the_wait() {
 }
 
 #[test]
+fn the_smaller_side_joins_the_larger_one_although_its_epoch_is_higher() {
+    let mut w = World::with(5, SHORT);
+    w.run(4_000);
+    assert_eq!(w.leader(), peer(5));
+    w.split(&[1, 2]);
+    w.run(8_000);
+    assert_eq!(w.nodes[&peer(1)].mesh.leader(), Some(peer(2)), "it has claimed above the epoch of the others");
+    w.heal();
+    w.run(4_000);
+    assert_eq!(w.leader(), peer(5));
+    let ended = w.events.iter().any(|(_, p, e)| *p == peer(5) && matches!(e, Event::SteppedDown(..)));
+    assert!(!ended, "the coordinator of the larger side goes on without a break (E8)");
+}
+
+#[test]
 fn of_two_halves_the_one_with_the_best_goes_on() {
     for (runs, waits) in [(2, 1), (1, 2)] {
         let mut w = waiting(2);

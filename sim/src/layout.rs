@@ -2,10 +2,12 @@
 //!
 //! Keys are a letter and a task's fixed-length id: `t` the table, `o` the origin's outbox.
 
+use std::collections::BTreeSet;
+
 use clawmesh_protocol::{
     codec,
     ids::{Origin, Peer, TaskId},
-    message::Floor,
+    message::{Floor, Settings},
     quorum::MeshConfig,
     record::{Rec, decode_rec},
 };
@@ -25,6 +27,8 @@ pub(crate) enum Item {
     Floor(Floor),
     /// The voters of the mesh.
     Config(Box<MeshConfig>),
+    /// The mesh's settings: who its members are.
+    Members(BTreeSet<u64>),
     /// Something the oracle does not count.
     Other,
 }
@@ -44,8 +48,13 @@ pub(crate) fn item(key: &[u8], value: Option<&[u8]>) -> Item {
         (Some(b'o'), Some(id), Some(_)) => Item::Outbox(id),
         (Some(b'o'), Some(id), None) => Item::OutboxGone(id),
         (Some(b'q'), None, Some(v)) => clawmesh_protocol::codec::decode(v).map_or(Item::Other, |q| Item::Config(Box::new(q))),
+        (Some(b's'), None, Some(v)) => codec::decode::<Settings>(v).map_or(Item::Other, |s| Item::Members(members(&s))),
         _ => Item::Other,
     }
+}
+
+fn members(s: &Settings) -> BTreeSet<u64> {
+    s.members.0.chunks_exact(8).map(|c| c.iter().fold(0, |n, b| n << 8 | u64::from(*b))).collect()
 }
 
 /// The task that a key of 57 bytes names.

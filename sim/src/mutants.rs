@@ -3,29 +3,22 @@
 //! Every variant is a one-line condition in the core (`clawmesh_protocol::mutant`), numbered as here.  A
 //! variant that no checker catches is a missing checker.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write, stderr, stdout};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{
-    Mutex,
+    Mutex, MutexGuard, PoisonError,
     atomic::{AtomicU64, Ordering},
 };
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use crate::{
-    plan::{Fixed, Profile},
+    plan::{Fault, Fixed, Profile},
     run::{self, Violation},
 };
-
-/// What is known of a variant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// It must be caught.
-    Watched,
-    /// The rule, or the world in which it matters, is missing.
-    NotYet(&'static str),
-}
 
 /// A broken variant.
 struct Mutant {
@@ -34,14 +27,27 @@ struct Mutant {
     broken: &'static str,
     /// The rules it breaks.
     rules: &'static str,
-    profile: Profile,
+    /// The checkers that must notice.  A complaint of another one proves nothing and is only counted.
+    by: &'static [&'static str],
+    world: Where,
     /// Among the few that every push checks.
     smoke: bool,
-    state: State,
 }
 
-const fn watched(no: u8, rules: &'static str, broken: &'static str) -> Mutant {
-    Mutant { no, broken, rules, profile: Profile::Mixed, smoke: false, state: State::Watched }
+/// The worlds in which the rule matters.
+#[derive(Clone, Copy)]
+struct Where {
+    profile: Profile,
+    voters: Option<bool>,
+    nodes: Option<usize>,
+    storm_ms: Option<u64>,
+    tasks: Option<usize>,
+    faults: &'static [Fault],
+}
+
+const fn watched(no: u8, rules: &'static str, by: &'static [&'static str], broken: &'static str) -> Mutant {
+    let world = Where { profile: Profile::Mixed, voters: Some(false), nodes: None, storm_ms: None, tasks: None, faults: &[] };
+    Mutant { no, broken, rules, by, world, smoke: false }
 }
 
 impl Mutant {
@@ -49,72 +55,107 @@ impl Mutant {
         self.smoke = true;
         self
     }
-    const fn not_yet(mut self, why: &'static str) -> Self {
-        self.state = State::NotYet(why);
+    /// In worlds with voters.
+    const fn quorum(mut self) -> Self {
+        self.world.voters = Some(true);
+        self
+    }
+    const fn nodes(mut self, n: usize) -> Self {
+        self.world.nodes = Some(n);
+        self
+    }
+    /// A storm this long with so many tasks.
+    const fn load(mut self, storm_ms: u64, tasks: usize) -> Self {
+        (self.world.storm_ms, self.world.tasks) = (Some(storm_ms), Some(tasks));
+        self
+    }
+    const fn calm(mut self) -> Self {
+        self.world.profile = Profile::Calm;
+        self
+    }
+    /// In worlds with these faults only.
+    const fn faults(mut self, f: &'static [Fault]) -> Self {
+        self.world.faults = f;
         self
     }
     fn name(&self) -> String {
         format!("M{}", self.no)
     }
+    fn fixed(&self) -> Fixed {
+        let w = self.world;
+        Fixed {
+            nodes: w.nodes,
+            profile: w.profile,
+            voters: w.voters,
+            storm_ms: w.storm_ms,
+            tasks: w.tasks,
+            faults: w.faults.to_vec(),
+            ..Fixed::default()
+        }
+    }
 }
 
-const VOTERS: &str = "needs worlds with voters";
+/// A network that falls into parts.
+const SPLITS: &[Fault] = &[Fault::Partition, Fault::Isolate];
+/// Nodes that only some others can reach.
+const BRIDGES: &[Fault] = &[Fault::Bridge, Fault::OneWay, Fault::Flap];
+/// Processes that end, in order or not.
+const DEATHS: &[Fault] = &[Fault::Kill, Fault::CrashLoop];
 
 /// All of them, by number.
 const ALL: [Mutant; 43] = [
-    watched(1, "E6", "a promise is not made durable").smoke(),
-    watched(2, "E6", "Follow leaves before its promise is durable").smoke(),
-    watched(3, "T3", "of two outcomes the older version wins").not_yet(VOTERS),
-    watched(4, "W1", "one copy is called enough").smoke(),
-    watched(5, "T2", "a claimant serves before it has pulled").not_yet(VOTERS),
-    watched(6, "E6", "an epoch is claimed again after a restart").smoke(),
-    watched(7, "W4", "an acknowledgement of another epoch, store or boot counts"),
-    watched(8, "C1", "any nodes count as a majority, not the voters").not_yet(VOTERS),
-    watched(9, "S3", "a second report replaces the outcome").smoke(),
-    watched(10, "T4", "an inherited record has effects before it is written again").smoke(),
-    watched(11, "W3", "a replica takes writes of deposed coordinators"),
-    watched(12, "D1", "a replica acknowledges before its disk has it").smoke(),
-    watched(13, "T3", "the outcome of who joins late beats the present one"),
-    watched(14, "W1", "two voters are enough for a write, a majority for a claim").not_yet(VOTERS),
-    watched(15, "T3", "the newest version wins, whatever it says"),
-    watched(16, "T3", "a newer record without outcome beats one with"),
-    watched(17, "T3", "reconciling ignores what the origin has accepted"),
-    watched(18, "O2", "an origin accepts results of deposed coordinators").smoke(),
-    watched(19, "O2", "an origin accepts a second result"),
-    watched(20, "S2", "a kill of an unknown attempt is ignored"),
-    watched(21, "G3", "records are deleted by age, not below the floor"),
-    watched(22, "T3", "a cancel on one side of a split is forgotten"),
-    watched(23, "S3", "a report is acknowledged before its record is stable").smoke(),
-    watched(24, "W5", "a replica drops its copy when its seat is gone").smoke(),
-    watched(25, "D1", "a disk says durable before it is"),
-    watched(26, "E3", "nobody asks before claiming"),
-    watched(27, "E1", "a coordinator that does not hear us counts as alive").not_yet("needs a coordinator that stays deaf"),
-    watched(28, "E2", "no council: everybody stands at once").not_yet("needs large worlds and a bound on messages (I17)"),
-    watched(29, "L1", "time asleep counts as silence of the workers"),
-    watched(30, "S5", "a takeover forgets the crashes of a task"),
-    watched(31, "S7", "the smaller side of a split runs inherited tasks at once")
-        .not_yet("needs a checker that knows the two sides of a split"),
-    watched(32, "E9", "flaps do not delay the next planned takeover"),
-    watched(33, "E8", "when two coordinators meet, the higher epoch wins"),
-    watched(34, "T3", "what is pulled replaces what is there"),
-    watched(35, "V1", "a replica stores records without the fields it does not know").not_yet("needs worlds with a newer version"),
-    watched(36, "E11", "hints to lower epochs are followed"),
-    watched(37, "C2", "voters are replaced without a joint step").not_yet(VOTERS),
-    watched(38, "C2", "the new voters stand alone before the joint step is stable").not_yet(VOTERS),
-    watched(39, "C2", "in the joint step the old majority is enough").not_yet(VOTERS),
-    watched(40, "C2", "in the joint step the new majority is enough").not_yet(VOTERS),
-    watched(41, "C2", "a claimant ignores newer voters that it is told").not_yet(VOTERS),
-    watched(42, "C2", "a new coordinator does not write the voters again").not_yet(VOTERS),
-    watched(43, "C2", "a claim ignores pending voters").not_yet(VOTERS),
+    watched(1, "E6", &["I1", "I2"], "a promise is not made durable").smoke(),
+    watched(2, "E6", &["I1"], "Follow leaves before its promise is durable").smoke(),
+    watched(3, "T3", &["I3", "I6"], "of two outcomes the older version wins").quorum(),
+    watched(4, "W1", &["I4", "I5", "I20"], "one copy is called enough").smoke(),
+    watched(5, "T2", &["I3", "I6"], "a claimant serves before it has pulled").quorum(),
+    watched(6, "E6", &["I2", "I8"], "an epoch is claimed again after a restart").smoke(),
+    watched(7, "W4", &["I4", "I5"], "what was acknowledged in another epoch counts").faults(SPLITS),
+    watched(8, "C1", &["I2", "I3", "I5", "C2"], "any nodes count as a majority, not the voters").quorum().smoke(),
+    watched(9, "S3", &["I6"], "a second report replaces the outcome").smoke(),
+    watched(10, "T4", &["I4", "I5"], "an inherited record has effects before it is written again"),
+    watched(11, "W3", &["I4", "I5", "I7", "I14"], "a replica takes writes of deposed coordinators").faults(BRIDGES),
+    watched(12, "D1", &["I4", "I5"], "a replica acknowledges before its disk has it").smoke(),
+    watched(13, "T3", &["I6"], "the outcome of who joins late beats the present one"),
+    watched(14, "W1", &["I3", "I5"], "two voters are enough for a write, a majority for a claim").quorum(),
+    watched(15, "T3", &["I6", "I7", "I11"], "the newest version wins, whatever it says").smoke(),
+    watched(16, "T3", &["I6", "I7"], "a newer record without outcome beats one with"),
+    watched(17, "T3", &["I6", "I7"], "reconciling ignores what the origin has accepted"),
+    watched(18, "O2", &["I6"], "an origin accepts results of deposed coordinators"),
+    watched(19, "O2", &["I6"], "an origin accepts a second result"),
+    watched(20, "S2", &["I9", "I10", "I15"], "a kill of an unknown attempt is ignored"),
+    watched(21, "G3", &["I4", "I11", "I13"], "records are deleted by age, not below the floor"),
+    watched(22, "T3", &["I7", "I11"], "a cancel on one side of a split is forgotten"),
+    watched(23, "S3", &["I5", "I6", "I15"], "a report is acknowledged before its record is stable").smoke(),
+    watched(24, "W5", &["I4", "I13"], "a replica drops its copy when its seat is gone").smoke(),
+    watched(25, "D1", &["I4", "I5"], "a disk says durable before it is"),
+    watched(26, "E3", &["E3"], "nobody asks before claiming"),
+    watched(27, "E1", &["E1"], "a coordinator that does not hear us counts as alive").nodes(5).faults(&[Fault::Deaf]).load(60_000, 0),
+    watched(28, "E2", &["I17"], "no council: everybody stands at once").nodes(250).calm().load(15_000, 0),
+    watched(29, "L1", &["L1"], "time asleep counts as silence of the workers").faults(&[Fault::Pause, Fault::Sleep]),
+    watched(30, "S5", &["I7"], "a takeover forgets the crashes of a task"),
+    watched(31, "S7", &["S7"], "the smaller side of a split runs inherited tasks at once").faults(SPLITS),
+    watched(32, "E9", &["E9"], "flaps do not delay the next planned takeover").faults(DEATHS),
+    watched(33, "E8", &["E8"], "when two coordinators meet, the higher epoch wins").nodes(7).faults(SPLITS),
+    watched(34, "T3", &["I6", "I7", "I11"], "what is pulled replaces what is there"),
+    watched(35, "V1", &["I8", "V1"], "a replica stores records without the fields it does not know"),
+    watched(36, "E11", &["core"], "hints to lower epochs are followed"),
+    watched(37, "C2", &["C2", "I3", "I5"], "voters are replaced without a joint step").quorum(),
+    watched(38, "C2", &["C2", "I3", "I5"], "the new voters stand alone before the joint step is stable").quorum(),
+    watched(39, "C2", &["C2", "I3", "I5"], "in the joint step the old majority is enough").quorum(),
+    watched(40, "C2", &["C2", "I3", "I5"], "in the joint step the new majority is enough").quorum(),
+    watched(41, "C2", &["C2", "I3", "I14"], "a claimant ignores newer voters that it is told").quorum(),
+    watched(42, "C2", &["C2", "I3", "I5"], "a new coordinator does not write the voters again").quorum(),
+    watched(43, "C2", &["C2", "I3", "I5"], "a claim ignores pending voters").quorum(),
 ];
 
 /// What the command `mutants` takes.
 #[derive(Debug, clap::Args)]
 pub struct MutantsArgs {
-    /// Only this one, for instance M7; also one that is not yet expected to be caught.
+    /// Only this one, for instance M7; may be repeated.
     #[arg(long, value_parser = number)]
-    only: Option<u8>,
-    /// Only the few that every push checks.
+    only: Vec<u8>,
+    /// Only the ten that every push checks.
     #[arg(long)]
     smoke: bool,
     /// Give a variant up after so many seeds.
@@ -123,12 +164,18 @@ pub struct MutantsArgs {
     /// The first seed.
     #[arg(long, default_value_t = 0)]
     from: u64,
+    /// Stop after so many minutes in all; what was not tried by then counts as survived.
+    #[arg(long, default_value_t = 240)]
+    minutes: u64,
     /// Another family of worlds than the one that fits the variant.
     #[arg(long, value_enum)]
     profile: Option<Profile>,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
+    /// Write the result as JSON into this file, besides what is printed.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
 fn number(s: &str) -> Result<u8, String> {
@@ -142,47 +189,49 @@ struct Verdict {
     mutant: String,
     rules: &'static str,
     broken: &'static str,
-    /// `caught`, `SURVIVED`, `not yet`.
+    /// `caught` or `SURVIVED`.
     verdict: &'static str,
     /// The checker.
     caught_by: Option<String>,
     /// Seeds it took, or all that were tried.
     seeds: u64,
     seed: Option<u64>,
-    profile: Profile,
-    /// What the checker said, or why nothing can.
+    /// The worlds, as flags of `run`.
+    worlds: String,
+    /// Seeds on the way in which the protocol as it is was refused, too; they prove nothing.
+    bad_anyway: Vec<u64>,
+    /// Complaints of checkers that watch other rules; they prove nothing either.
+    beside: BTreeMap<String, u64>,
+    took_s: f64,
+    /// What the checker said.
     why: String,
 }
 
-/// Runs the variants; true when none survived that should not.
+/// Runs the variants; true when none survived.
 pub fn command(args: &MutantsArgs, jobs: usize) -> bool {
     if !cfg!(feature = "mutants") {
         return build_and_run();
     }
-    let list = ALL.iter().filter(|m| match args.only {
-        Some(n) => m.no == n,
-        None => !args.smoke || m.smoke,
-    });
+    let until = Instant::now() + Duration::from_secs(args.minutes.saturating_mul(60));
+    let list = ALL.iter().filter(|m| if args.only.is_empty() { !args.smoke || m.smoke } else { args.only.contains(&m.no) });
     let mut all = Vec::new();
     for m in list {
-        let start = Instant::now();
-        let v = try_one(m, args, jobs);
+        let v = try_one(m, args, jobs, until);
         let by = v.caught_by.clone().unwrap_or_default();
-        eprintln!(
-            "{:>4} {:<10} {:<8} {:>6} seeds {:>6.1} s  {}",
-            v.mutant,
-            v.verdict,
-            by,
-            v.seeds,
-            start.elapsed().as_secs_f64(),
-            v.broken
-        );
+        eprintln!("{:>4} {:<9} {:<8} {:>6} seeds {:>6.1} s  {}", v.mutant, v.verdict, by, v.seeds, v.took_s, v.broken);
         all.push(v);
     }
-    let text = if args.json { serde_json::to_string_pretty(&all).unwrap_or_default() } else { table(&all) };
+    let json = serde_json::to_string_pretty(&all).unwrap_or_default();
     // Who closed the pipe has read enough.
-    let _ = writeln!(stdout(), "{text}");
-    all.iter().all(|v| v.verdict != "SURVIVED")
+    let _ = writeln!(stdout(), "{}", if args.json { json.clone() } else { table(&all) });
+    let mut ok = all.iter().all(|v| v.verdict == "caught");
+    if let Some(file) = &args.out
+        && let Err(why) = std::fs::write(file, json + "\n")
+    {
+        eprintln!("the result can't be written to {}: {why}; is the folder there, and is there room?", file.display());
+        ok = false;
+    }
+    ok
 }
 
 /// The same command in a build that has the variants, in a folder of its own: this one goes on to run the rules as they are.
@@ -214,84 +263,119 @@ fn build_and_run() -> bool {
     }
 }
 
-fn try_one(m: &Mutant, args: &MutantsArgs, jobs: usize) -> Verdict {
-    let profile = args.profile.unwrap_or(m.profile);
-    let mut v = Verdict {
+fn try_one(m: &Mutant, args: &MutantsArgs, jobs: usize, until: Instant) -> Verdict {
+    let start = Instant::now();
+    let mut fixed = m.fixed();
+    fixed.profile = args.profile.unwrap_or(fixed.profile);
+    let hunt = Hunt {
+        m,
+        fixed: &fixed,
+        end: args.from.saturating_add(args.seeds),
+        until,
+        next: AtomicU64::new(args.from),
+        found: Mutex::new(Found::default()),
+    };
+    let (hit, bad_anyway) = hunt.run(args.from, jobs);
+    let found = hunt.found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let tried = hunt.next.into_inner().min(hunt.end) - args.from;
+    let seed = hit.as_ref().map(|(s, _)| *s);
+    Verdict {
         mutant: m.name(),
         rules: m.rules,
         broken: m.broken,
-        verdict: "SURVIVED",
-        caught_by: None,
-        seeds: 0,
-        seed: None,
-        profile,
-        why: String::new(),
-    };
-    if args.only.is_none() {
-        let known = match m.state {
-            State::Watched => None,
-            State::NotYet(why) => Some(("not yet", why)),
-        };
-        if let Some((verdict, why)) = known {
-            (v.verdict, v.why) = (verdict, why.to_owned());
-            return v;
-        }
+        verdict: if hit.is_some() { "caught" } else { "SURVIVED" },
+        seeds: seed.map_or(tried, |s| s - args.from + 1),
+        seed,
+        worlds: fixed.flags().trim().to_owned(),
+        bad_anyway,
+        beside: found.beside,
+        took_s: start.elapsed().as_secs_f64(),
+        caught_by: hit.as_ref().map(|(_, v)| v.rule.clone()),
+        why: hit.map(|(_, v)| v.why).unwrap_or_default(),
     }
-    let fixed = Fixed { profile, ..Fixed::default() };
-    if let Some((seed, found)) = hunt(m.no, args.from, args.seeds, &fixed, jobs) {
-        v.verdict = "caught";
-        v.caught_by = Some(found.rule);
-        v.seed = Some(seed);
-        v.seeds = seed - args.from + 1;
-        v.why = found.why;
-    } else {
-        v.seeds = args.seeds;
-    }
-    v
 }
 
-/// The first seed in which the variant, and not the protocol itself, is caught.
-fn hunt(no: u8, from: u64, seeds: u64, fixed: &Fixed, jobs: usize) -> Option<(u64, Violation)> {
-    let end = from + seeds;
-    let mut at = from;
-    while at < end {
-        choose(no);
-        let found = first(at, end, fixed, jobs);
-        choose(0);
-        let (seed, violation) = found?;
-        if run::seed(seed, fixed, None).violation.is_none() {
-            return Some((seed, violation));
-        }
-        eprintln!("  seed {seed} goes wrong without the variant, too: it proves nothing");
-        at = seed + 1;
-    }
-    None
+/// The search for a seed in which a variant is caught.
+struct Hunt<'a> {
+    m: &'a Mutant,
+    fixed: &'a Fixed,
+    end: u64,
+    until: Instant,
+    next: AtomicU64,
+    found: Mutex<Found>,
 }
 
-/// The lowest seed in `from..end` with a violation.
-fn first(from: u64, end: u64, fixed: &Fixed, jobs: usize) -> Option<(u64, Violation)> {
-    let next = AtomicU64::new(from);
-    let best: Mutex<Option<(u64, Violation)>> = Mutex::new(None);
-    let lock = || best.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    std::thread::scope(|s| {
-        for _ in 0..jobs.max(1) {
-            s.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= end || lock().as_ref().is_some_and(|(b, _)| *b < seed) {
-                        break;
-                    }
-                    if let Some(v) = run::seed(seed, fixed, None).violation {
-                        let mut best = lock();
-                        if best.as_ref().is_none_or(|(b, _)| seed < *b) {
-                            *best = Some((seed, v));
+/// What the search has met.
+#[derive(Default)]
+struct Found {
+    best: Option<(u64, Violation)>,
+    beside: BTreeMap<String, u64>,
+}
+
+impl Hunt<'_> {
+    /// The first seed in which the variant, and not the protocol itself, is caught; and those in which both are.
+    fn run(&self, from: u64, jobs: usize) -> (Option<(u64, Violation)>, Vec<u64>) {
+        let mut bad_anyway = Vec::new();
+        self.next.store(from, Ordering::Relaxed);
+        loop {
+            choose(self.m.no);
+            let found = self.first(jobs);
+            choose(0);
+            let Some((seed, violation)) = found else { return (None, bad_anyway) };
+            if run::seed(seed, self.fixed, None).violation.is_none() {
+                return (Some((seed, violation)), bad_anyway);
+            }
+            bad_anyway.push(seed);
+            self.next.store(seed + 1, Ordering::Relaxed);
+        }
+    }
+
+    fn found(&self) -> MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lowest seed from here on in which the right checker complains.
+    fn first(&self, jobs: usize) -> Option<(u64, Violation)> {
+        self.found().best = None;
+        let told = Mutex::new(Instant::now());
+        std::thread::scope(|s| {
+            for _ in 0..jobs.max(1) {
+                s.spawn(|| {
+                    loop {
+                        let seed = self.next.fetch_add(1, Ordering::Relaxed);
+                        let late = self.found().best.as_ref().is_some_and(|(b, _)| *b < seed);
+                        if seed >= self.end || late || Instant::now() > self.until {
+                            break;
                         }
+                        if let Some(v) = run::seed(seed, self.fixed, None).violation {
+                            self.judge(seed, v);
+                        }
+                        self.tell(&told, seed);
                     }
-                }
-            });
+                });
+            }
+        });
+        self.found().best.clone()
+    }
+
+    fn judge(&self, seed: u64, v: Violation) {
+        let mut f = self.found();
+        if !self.m.by.contains(&v.rule.as_str()) {
+            *f.beside.entry(v.rule).or_default() += 1;
+        } else if f.best.as_ref().is_none_or(|(b, _)| seed < *b) {
+            f.best = Some((seed, v));
         }
-    });
-    best.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// A sign of life now and then.
+    fn tell(&self, told: &Mutex<Instant>, seed: u64) {
+        if let Ok(mut at) = told.try_lock()
+            && at.elapsed() > Duration::from_secs(15)
+        {
+            *at = Instant::now();
+            eprintln!("{:>4} seed {seed}: not caught yet; beside it {:?}", self.m.name(), self.found().beside);
+        }
+    }
 }
 
 #[cfg(feature = "mutants")]
@@ -304,20 +388,16 @@ fn choose(no: u8) {
 fn choose(_: u8) {}
 
 fn table(all: &[Verdict]) -> String {
-    let mut t = format!("{:<5}{:<5}{:<12}{:<9}{:>6}  {}\n", "", "rule", "verdict", "checker", "seeds", "what is broken");
+    let mut t = format!("{:<5}{:<5}{:<10}{:<9}{:>6}  {:<36}what is broken\n", "", "rule", "verdict", "checker", "seeds", "worlds");
     for v in all {
         let by = v.caught_by.as_deref().unwrap_or("-");
-        t += &format!("{:<5}{:<5}{:<12}{by:<9}{:>6}  {}", v.mutant, v.rules, v.verdict, v.seeds, v.broken);
-        if v.caught_by.is_none() && !v.why.is_empty() {
-            t += &format!(" ({})", v.why);
-        }
-        t.push('\n');
+        t += &format!("{:<5}{:<5}{:<10}{by:<9}{:>6}  {:<36}{}\n", v.mutant, v.rules, v.verdict, v.seeds, v.worlds, v.broken);
     }
-    let n = |what| all.iter().filter(|v| v.verdict == what).count();
-    let mut seeds: Vec<u64> = all.iter().filter(|v| v.verdict == "caught").map(|v| v.seeds).collect();
+    let caught = all.iter().filter(|v| v.verdict == "caught");
+    let mut seeds: Vec<u64> = caught.map(|v| v.seeds).collect();
     seeds.sort_unstable();
     let median = seeds.get(seeds.len() / 2).copied().unwrap_or(0);
-    t += &format!("{} of {} caught (median {median} seeds), {} not yet, {} survived", n("caught"), all.len(), n("not yet"), n("SURVIVED"));
+    t += &format!("{} of {} caught (median {median} seeds), {} survived", seeds.len(), all.len(), all.len() - seeds.len());
     t
 }
 
@@ -329,7 +409,7 @@ mod tests {
     fn the_variants_are_numbered_in_order() {
         assert!(ALL.iter().zip(1..).all(|(m, n)| m.no == n));
         assert_eq!(ALL.iter().filter(|m| m.smoke).count(), 10);
-        assert!(ALL.iter().filter(|m| m.smoke).all(|m| m.state == State::Watched));
+        assert!(ALL.iter().all(|m| !m.by.is_empty()));
         assert_eq!(number("M7"), Ok(7));
         assert!(number("M44").is_err() && number("7x").is_err());
     }

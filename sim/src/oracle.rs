@@ -70,6 +70,8 @@ pub enum Fact {
     Ended(TaskId, String),
     /// The process stands still (SIGSTOP, suspend), or goes on.
     Paused(bool),
+    /// What is sent to this node waits from now on, although its links are up; or it hears again.
+    Deaf(bool),
     /// The link between this node and that one went up or down, as this node was told.
     Link(Peer, bool),
     /// After healing, when nothing moves any more or time is up.
@@ -95,6 +97,8 @@ pub struct Parsed {
     pub released: bool,
     /// The voters, when they were written.
     pub config: Option<Arc<MeshConfig>>,
+    /// The recorded membership, when it was written: the first eight bytes of each key (S7).
+    pub members: Option<BTreeSet<u64>>,
 }
 
 /// Records that were read lately, by the hash of their bytes: every replica writes the same.
@@ -130,6 +134,7 @@ impl Parsed {
                 Item::Outbox(id) => p.outbox.push(id),
                 Item::OutboxGone(id) => p.outbox_dels.push(id),
                 Item::Config(q) => p.config = Some(Arc::new(*q)),
+                Item::Members(m) => p.members = Some(m),
                 Item::Other => {}
             }
         }
@@ -148,6 +153,8 @@ pub struct Quiet {
     pub table: BTreeMap<TaskId, Arc<Rec>>,
     /// Acknowledged tasks that must have reached their end.
     pub due: Vec<Due>,
+    /// Too many voters' disks are gone: nobody may serve any more.
+    pub helpless: bool,
     /// Requests to live nodes that nobody has answered, for people.
     pub unanswered: Vec<String>,
 }

@@ -172,13 +172,16 @@ pub enum Fault {
     DropAck,
     /// A worker refuses what it is given for a while.
     Refuse,
+    /// The coordinator, if there is one, hears nothing more, although its links are up and it is heard.  Only when it is
+    /// asked for.
+    Deaf,
 }
 
 impl Fault {
     /// What the core is made to do against its will; on in the profile `full`, or when named.
     pub const BUGGIFY: [Self; 3] = [Self::Busy, Self::DropAck, Self::Refuse];
 
-    /// What befalls nodes, disks and networks.
+    /// What befalls nodes, disks and networks: all that a seed may draw by itself.
     pub const ALL: [Self; 24] = [
         Self::Kill,
         Self::Power,
@@ -208,7 +211,7 @@ impl Fault {
 
     fn in_profile(self, p: Profile) -> bool {
         match p {
-            Profile::Mixed | Profile::Full => true,
+            Profile::Mixed | Profile::Full => self != Self::Deaf,
             Profile::Lying => matches!(
                 self,
                 Self::Kill | Self::Power | Self::Fuse | Self::KillAll | Self::Leave | Self::Reset | Self::Partition | Self::Isolate
@@ -340,6 +343,10 @@ impl Plan {
             if wanted && !fixed.without.contains(&f) {
                 faults.push((f, every));
             }
+        }
+        if fixed.faults.contains(&Fault::Deaf) {
+            let (lo, hi) = Fault::Deaf.every();
+            faults.push((Fault::Deaf, Dice::split(seed, "hearing").range(lo, hi)));
         }
         let mut bug = Dice::split(seed, "buggify");
         for f in Fault::BUGGIFY {

@@ -11,7 +11,7 @@ use clawmesh_protocol::{
 
 use super::{
     Check,
-    ledger::{Ledger, on_node},
+    ledger::{Ledger, below_floor, on_node},
 };
 use crate::oracle::{Disks, Entry, Fact};
 
@@ -60,7 +60,11 @@ impl Check for Successor {
             Fact::Event(Event::Serving(epoch)) if self.ledger.by_majority(epoch) => {
                 for (id, by_epoch) in self.stable.iter().filter(|(id, _)| !self.over.contains(id)) {
                     let Some((_, was)) = by_epoch.range(..*epoch).next_back() else { continue };
-                    if let Some(why) = lacks(on_node(disks, e.node, id), was) {
+                    let has = on_node(disks, e.node, id);
+                    if has.is_none() && was.outcome.is_some() && below_floor(disks, e.node, id) {
+                        continue;
+                    }
+                    if let Some(why) = lacks(has, was) {
                         return Err(format!("begins to serve {epoch:?} and has {why} of {id:?}, of which {:?} was stable", was.ver));
                     }
                 }
@@ -94,5 +98,18 @@ mod tests {
         assert_eq!(run(vec![], false), None, "nothing was promised");
         assert!(run(vec![], true).is_some());
         assert!(run(vec![rec(task(1), voted(1, 0), 1)], true).is_some(), "an older version is not enough");
+
+        let ended = |seq, end: bool| {
+            let mut r = rec(task(1), voted(1, 0), 2);
+            r.outcome = end.then(|| outcome(clawmesh_protocol::record::End::Done, 1));
+            let floor = clawmesh_protocol::message::Floor { origin: task(1).origin, inc: 1, seq };
+            let floor = crate::oracle::Parsed { no: 1, floors: vec![floor], ..Default::default() };
+            let mut log = vec![(0, configured(1, voted(1, 0), 1, &[0, 1, 2])), (0, batch(2, vec![r])), stable(1, 0)];
+            log.push((1, Fact::Batch(Arc::new(floor))));
+            log.extend([(1, configured(2, voted(2, 1), 1, &[0, 1, 2])), serve(2, 1)]);
+            judge(Successor::default(), log)
+        };
+        assert_eq!(ended(1, true), None, "its origin is done with it (G3)");
+        assert!(ended(0, true).is_some() && ended(1, false).is_some());
     }
 }

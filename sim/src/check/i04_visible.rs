@@ -10,7 +10,7 @@ use clawmesh_protocol::{
 
 use super::{
     Check,
-    ledger::{Ledger, on_node},
+    ledger::{Ledger, below_floor, on_node},
 };
 use crate::oracle::{Disks, Entry, Fact};
 
@@ -47,7 +47,7 @@ impl Check for Visible {
             }
             Fact::Event(Event::Serving(epoch)) if self.ledger.by_majority(epoch) => {
                 for (id, _) in self.acked.iter().filter(|(id, x)| *x < epoch && !self.over.contains(id)) {
-                    if on_node(disks, e.node, id).is_none() {
+                    if on_node(disks, e.node, id).is_none() && !below_floor(disks, e.node, id) {
                         return Err(format!("begins to serve {epoch:?} without {id:?}, which was acknowledged before"));
                     }
                 }

@@ -1,8 +1,10 @@
 //! I5 (quorum mode): what is called stable is on the disks of a majority of the voters, with the stores they were named
 //! with, of both sets while a change is under way; and nothing is acknowledged before.
 
+use std::collections::BTreeMap;
+
 use clawmesh_protocol::{
-    ids::{TaskId, Ver},
+    ids::{Epoch, TaskId, Ver},
     message::Message,
     quorum::{MeshConfig, Voter},
 };
@@ -14,6 +16,8 @@ use crate::oracle::{Disks, Entry, Fact};
 #[derive(Default)]
 pub(super) struct Majority {
     ledger: Ledger,
+    /// What was found on a majority, and in which epoch last: a disk can be lost after that.
+    stable: BTreeMap<TaskId, Epoch>,
 }
 
 fn on_majority(q: &MeshConfig, id: &TaskId, ver: Ver, disks: &Disks) -> bool {
@@ -35,12 +39,14 @@ impl Check for Majority {
             if !w.in_force(seq).any(|q| on_majority(q, &r.id, r.ver, disks)) {
                 return Err(format!("{:?} of {:?} is called stable without a majority of the voters' disks", r.ver, r.id));
             }
+            self.stable.insert(r.id, r.ver.epoch);
         }
         if let Fact::Sent(_, m) = &e.fact
             && let Message::SubmitAck(a) = &**m
             && let Some(w) = self.ledger.epochs.get(&a.epoch)
             // In an epoch that had voters from the beginning.
             && w.configs.contains_key(&0)
+            && self.stable.get(&a.id) != Some(&a.epoch)
             && !w.configs.values().any(|q| on_majority(q, &a.id, Ver { epoch: a.epoch, seq: 0 }, disks))
         {
             return Err(format!("{:?} is acknowledged before it is stable", a.id));
@@ -51,7 +57,9 @@ impl Check for Majority {
 
 #[cfg(test)]
 mod tests {
-    use clawmesh_protocol::io::Event;
+    use std::sync::Arc;
+
+    use clawmesh_protocol::{io::Event, message::SubmitAck};
 
     use super::*;
     use crate::check::fixture::*;
@@ -82,5 +90,33 @@ mod tests {
         assert!(run(&[0, 1], [1, 7, 1, 1], false), "the store is another one (C3)");
         assert!(run(&[0, 1], stores, true), "a majority of the old set only");
         assert!(!run(&[0, 2], stores, true));
+    }
+
+    #[test]
+    fn an_acknowledgement_needs_a_majority_once_and_a_deleted_record_none() {
+        let start = || {
+            vec![
+                (0, configured(1, voted(1, 0), 1, &[0, 1, 2])),
+                (0, Fact::Event(Event::Serving(voted(1, 0)))),
+                (0, batch(2, vec![rec(task(1), voted(1, 0), 2)])),
+            ]
+        };
+        let stores = || (0..4).map(|n| (n, Fact::Boot { store: 1, boot: 1, fresh: true }));
+        let stable = || (0, Fact::Event(Event::Stable { epoch: voted(1, 0), seq: 2, copies: 2, took_ms: 0 }));
+        let held = |n| [(n, batch(2, vec![rec(task(1), voted(1, 0), 2)])), (n, Fact::Durable(2))];
+        let ack = || {
+            let m = SubmitAck { id: task(1), copies: 2, epoch: voted(1, 0), ext: Default::default() };
+            (0, Fact::Sent(peer(3), Arc::new(Message::SubmitAck(m))))
+        };
+        let run = |more: Vec<(usize, Fact)>| judge(Majority::default(), stores().chain(start()).chain(more).collect()).is_some();
+        let both = || [(0, Fact::Durable(2))].into_iter().chain(held(1));
+        assert!(!run(both().chain([stable(), ack()]).collect()));
+        let lost = (1, Fact::Boot { store: 9, boot: 2, fresh: true });
+        assert!(!run(both().chain([stable(), lost.clone(), ack()]).collect()), "it was stable before the disk was lost");
+        assert!(run(both().chain([lost, ack()]).collect()));
+        assert!(run(vec![ack()]));
+        let deleted = |node| (node, Fact::Batch(Arc::new(crate::oracle::Parsed { no: 3, dels: vec![task(1)], ..Default::default() })));
+        assert!(!run(vec![deleted(0), stable()]), "deleted by its coordinator (G3)");
+        assert!(run(vec![deleted(1), stable()]));
     }
 }

@@ -12,7 +12,7 @@ use clawmesh_protocol::{
 };
 
 use super::Check;
-use crate::oracle::{Disks, Entry, Fact};
+use crate::oracle::{Disk, Disks, Entry, Fact};
 
 /// How long fewer than d holders must last before fewer copies are enough (W2), less the links' own
 /// delay: the oracle sees a link's end later than the coordinator may.
@@ -67,7 +67,7 @@ impl StableFirst {
         self.enough(e, epoch, copies, disks)?;
         let w = self.written.entry(epoch).or_default();
         for (s, rec) in w.by_seq.range(w.stable + 1..=seq.max(w.stable)) {
-            let has = |d: &&crate::oracle::Disk| d.recs.get(&rec.id).is_some_and(|r| r.ver >= rec.ver) || d.outbox.contains(&rec.id);
+            let has = |d: &&Disk| d.recs.get(&rec.id).is_some_and(|r| r.ver >= rec.ver) || d.outbox.contains(&rec.id);
             let destroyed = disks.now.iter().filter(|d| d.destroyed).count();
             let n = disks.now.iter().filter(has).count();
             if n + destroyed < copies as usize && !disks.is_over(&rec.id) {
@@ -105,7 +105,7 @@ impl StableFirst {
     /// A submit is safe on d disks, of which the origin's outbox may be one (W1).
     fn submit_ack(&self, e: &Entry, a: &SubmitAck, disks: &Disks) -> Result<(), String> {
         self.enough(e, a.epoch, a.copies, disks)?;
-        let in_table = |d: &&crate::oracle::Disk| d.destroyed || d.recs.get(&a.id).is_some_and(|r| r.ver.epoch >= a.epoch);
+        let in_table = |d: &&Disk| d.destroyed || d.recs.get(&a.id).is_some_and(|r| r.ver.epoch >= a.epoch);
         let written = disks.now.iter().filter(in_table).count();
         let outbox = disks.now.iter().filter(|d| !in_table(d) && d.outbox.contains(&a.id)).count();
         if self.over.contains(&a.id) {
@@ -184,7 +184,9 @@ impl Check for StableFirst {
                 }
                 let me = disks.peers.get(e.node).copied();
                 let mine = self.written.keys().rev().find(|x| Some(x.peer) == me).copied();
-                let held = |id: &TaskId| disks.now.get(e.node).is_some_and(|d| d.recs.contains_key(id));
+                // What it has deleted is gone for it, although not from the disk yet.
+                let gone = |d: &Disk, id: &TaskId| d.pending.iter().any(|p| p.dels.contains(id));
+                let held = |id: &TaskId| disks.now.get(e.node).is_some_and(|d| d.recs.contains_key(id) && !gone(d, id));
                 return self.effect(m, mine, held);
             }
             Fact::Started(id, a) if !self.written.keys().any(|x| self.any(*x, id, |r| r.live.iter().any(|l| l.attempt == *a))) => {

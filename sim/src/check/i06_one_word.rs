@@ -67,17 +67,18 @@ mod tests {
 
     #[test]
     fn two_outcomes_under_voters_are_caught_and_in_open_mode_are_not() {
-        let deliver = |n: u64, node, o: Outcome| {
-            let m = Deliver { epoch: voted(n, node), id: task(1), outcome: o, ext: Default::default() };
+        let deliver = |epoch, node, o: Outcome| {
+            let m = Deliver { epoch, id: task(1), outcome: o, ext: Default::default() };
             (node, Fact::Sent(peer(3), Arc::new(Message::Deliver(m))))
         };
         let run = |voters: bool, second: Outcome| {
+            let of = |n, node| if voters { voted(n, node) } else { epoch(n, node) };
             let mut log = Vec::new();
             if voters {
-                log.push((0, configured(1, voted(1, 0), 1, &[0, 1, 2])));
+                log.push((0, configured(1, of(1, 0), 1, &[0, 1, 2])));
             }
-            log.push((0, batch(2, vec![rec(task(1), voted(1, 0), 2)])));
-            log.extend([deliver(1, 0, outcome(End::Done, 1)), deliver(2, 1, second)]);
+            log.push((0, batch(2, vec![rec(task(1), of(1, 0), 2)])));
+            log.extend([deliver(of(1, 0), 0, outcome(End::Done, 1)), deliver(of(2, 1), 1, second)]);
             judge(OneWord::default(), log).is_some()
         };
         assert!(!run(true, outcome(End::Done, 1)));

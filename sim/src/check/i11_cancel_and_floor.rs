@@ -1,5 +1,5 @@
-//! I11: no attempt is issued after a cancel that is stable in the issuing epoch or was on the claimant's own disk when
-//! it claimed, nor for a task at or below a floor that the issuer knows.
+//! I11: no attempt is assigned, be it for the first time or again, after a cancel that is stable in the epoch of who assigns it
+//! or was on its own disk when it claimed, nor for a task at or below a floor that it knows.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,12 +17,15 @@ pub(super) struct CancelAndFloor {
     /// Cancels written in an epoch, by write.
     written: BTreeMap<Epoch, BTreeMap<u64, TaskId>>,
     cancelled: BTreeMap<Epoch, BTreeSet<TaskId>>,
+    /// The epoch that each node claimed last.
+    epochs: BTreeMap<usize, Epoch>,
     /// Floors by node, with the batch that holds each; 0 = durable.
     floors: BTreeMap<(usize, Origin), (u64, (u64, u64))>,
 }
 
 impl CancelAndFloor {
-    fn issued(&self, node: usize, id: &TaskId, epoch: Epoch) -> Result<(), String> {
+    fn assigned(&self, node: usize, id: &TaskId) -> Result<(), String> {
+        let epoch = self.epochs.get(&node).copied().unwrap_or(Epoch::ZERO);
         if self.cancelled.get(&epoch).is_some_and(|c| c.contains(id)) {
             return Err(format!("{id:?} is assigned in {epoch:?}, which knows that it is cancelled"));
         }
@@ -58,6 +61,7 @@ impl Check for CancelAndFloor {
             Fact::Boot { fresh: true, .. } => self.floors.retain(|(n, _), _| *n != e.node),
             Fact::Event(Event::Claimed(epoch)) => {
                 let mine = disks.now.get(e.node).into_iter().flat_map(|d| d.recs.values());
+                self.epochs.insert(e.node, *epoch);
                 self.cancelled.insert(*epoch, mine.filter(|r| r.cancel).map(|r| r.id).collect());
             }
             Fact::Event(Event::Stable { epoch, seq, .. }) => {
@@ -67,7 +71,7 @@ impl Check for CancelAndFloor {
                     self.cancelled.entry(*epoch).or_default().extend(stable.into_values());
                 }
             }
-            Fact::Event(Event::Assigned(id, attempt, ..)) => return self.issued(e.node, id, attempt.epoch),
+            Fact::Event(Event::Assigned(id, ..)) => return self.assigned(e.node, id),
             _ => {}
         }
         Ok(())
@@ -91,20 +95,26 @@ mod tests {
     fn assign(n: u64) -> Fact {
         Fact::Event(Event::Assigned(task(1), attempt(1, n), peer(1), 0))
     }
+    fn claim(n: u64, node: usize) -> Fact {
+        Fact::Event(Event::Claimed(epoch(n, node)))
+    }
     fn stable(seq: u64) -> Fact {
         Fact::Event(Event::Stable { epoch: epoch(1, 0), seq, copies: 2, took_ms: 0 })
     }
 
     #[test]
     fn an_attempt_after_a_stable_cancel_is_caught() {
-        let log = |seq| vec![(0, cancel(1)), (0, stable(seq)), (0, assign(1))];
+        let log = |seq| vec![(0, claim(1, 0)), (0, cancel(1)), (0, stable(seq)), (0, assign(1))];
         assert_eq!(judge(CancelAndFloor::default(), log(2)), None);
         assert!(judge(CancelAndFloor::default(), log(3)).is_some());
         // The next epoch of a node that holds the cancel knows it, too.
-        let claim = |n| Fact::Event(Event::Claimed(epoch(n, 0)));
-        let next = |upto| vec![(0, cancel(1)), (0, Fact::Durable(upto)), (0, claim(2)), (0, assign(2))];
-        assert_eq!(judge(CancelAndFloor::default(), next(0)), None);
-        assert!(judge(CancelAndFloor::default(), next(1)).is_some());
+        let next = |upto, attempt| vec![(0, cancel(1)), (0, Fact::Durable(upto)), (0, claim(2, 0)), (0, assign(attempt))];
+        assert_eq!(judge(CancelAndFloor::default(), next(0, 2)), None);
+        assert!(judge(CancelAndFloor::default(), next(1, 2)).is_some());
+        assert!(judge(CancelAndFloor::default(), next(1, 1)).is_some(), "also an attempt of before");
+        // Another one may not have heard of it.
+        let other = vec![(0, claim(1, 0)), (0, cancel(1)), (0, stable(3)), (1, claim(2, 1)), (1, assign(1))];
+        assert_eq!(judge(CancelAndFloor::default(), other), None);
     }
 
     #[test]

@@ -13,6 +13,9 @@ pub(crate) fn differs(q: &Quiet) -> Option<String> {
         return None;
     }
     let serving: Vec<_> = q.nodes.iter().filter(|n| n.serving).collect();
+    if q.helpless && serving.is_empty() {
+        return None;
+    }
     let [leader] = serving[..] else {
         let who: Vec<usize> = serving.iter().map(|n| n.node).collect();
         return Some(format!("{} nodes serve: {who:?}", who.len()));
@@ -70,5 +73,11 @@ mod tests {
         assert!(ends(vec![end(0, 3, true, 7), end(1, 2, false, 7)]).is_some());
         assert!(ends(vec![end(0, 3, true, 7), end(1, 3, false, 8)]).is_some());
         assert!(ends(vec![end(1, 3, false, 8)]).is_some());
+        let helpless = |nodes| {
+            let q = Quiet { replicas: 2, nodes, helpless: true, ..Quiet::default() };
+            judge(Converged, vec![(0, Fact::Quiet(Arc::new(q)))])
+        };
+        assert_eq!(helpless(vec![end(1, 3, false, 8)]), None, "its voters have burnt down");
+        assert!(helpless(vec![end(0, 3, true, 7), end(1, 3, false, 8)]).is_some(), "but then nobody else may serve half a mesh");
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! The protocol promises ten minutes between any two tasks.  Tasks that the same nodes can run are handed out strictly in
 //! turn, so for these the checker allows ten seconds; only tasks that one coordinator admitted in one term are compared,
-//! because those that come with a takeover bring the time they have waited along.
+//! because those that come with a takeover bring the time they have waited along.  On the smaller side of a split what is
+//! submitted there may be one that the other side has, too: such tasks wait longer, and go in the order of their ids (S7).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clawmesh_protocol::{
     ids::TaskId,
@@ -23,6 +24,8 @@ const PATIENCE_MS: u64 = 10_000;
 pub(super) struct InTurn {
     needs: BTreeMap<TaskId, Need>,
     waiting: BTreeMap<usize, BTreeMap<TaskId, u64>>,
+    /// Nodes that hold tasks back.
+    holding: BTreeSet<usize>,
 }
 
 /// What decides which nodes can run it.
@@ -51,18 +54,34 @@ impl Check for InTurn {
     fn name(&self) -> &'static str {
         "I19"
     }
-    fn see(&mut self, e: &Entry, _: &Disks) -> Result<(), String> {
+    fn see(&mut self, e: &Entry, disks: &Disks) -> Result<(), String> {
         match &e.fact {
             Fact::Batch(p) => {
                 for (r, _) in &p.recs {
                     self.needs.entry(r.id).or_insert_with(|| r.need.clone());
+                    // Another coordinator has decided or placed it, and its record has come.
+                    let elsewhere = r.live.iter().any(|l| disks.node(l.attempt.epoch.peer) != Some(e.node));
+                    if let Some(w) = self.waiting.get_mut(&e.node).filter(|_| r.outcome.is_some() || elsewhere) {
+                        w.remove(&r.id);
+                    }
                 }
             }
-            // A new term, or a split in which some tasks are held back on purpose (S7).
-            Fact::Boot { .. } | Fact::Event(Event::Serving(_) | Event::SteppedDown(..) | Event::Member(_, "holds tasks back")) => {
+            // A new term.
+            Fact::Boot { .. } | Fact::Event(Event::SteppedDown(..)) => {
+                self.waiting.remove(&e.node);
+                self.holding.remove(&e.node);
+            }
+            Fact::Event(Event::Serving(_)) => {
                 self.waiting.remove(&e.node);
             }
-            Fact::Event(Event::Submitted(id)) => {
+            Fact::Event(Event::Member(_, "holds tasks back")) => {
+                self.waiting.remove(&e.node);
+                self.holding.insert(e.node);
+            }
+            Fact::Event(Event::Member(_, "holds nothing back any more")) => {
+                self.holding.remove(&e.node);
+            }
+            Fact::Event(Event::Submitted(id)) if !self.holding.contains(&e.node) => {
                 self.waiting.entry(e.node).or_default().insert(*id, e.at);
             }
             Fact::Event(Event::Decided(id, ..)) => {
@@ -77,7 +96,11 @@ impl Check for InTurn {
 
 #[cfg(test)]
 mod tests {
-    use clawmesh_protocol::{ids::Peer, spec::Priority};
+    use clawmesh_protocol::{
+        ids::{Attempt, Peer},
+        record::Live,
+        spec::Priority,
+    };
 
     use super::*;
     use crate::check::fixture::*;
@@ -93,8 +116,12 @@ mod tests {
             (11_000, Fact::Event(Event::Assigned(task(2), attempt(1, 1), Peer([1; 32]), 0))),
         ]
     }
+    fn live(node: usize) -> Live {
+        let attempt = Attempt { k: 1, epoch: epoch(1, node) };
+        Live { attempt, worker: peer(1), wboot: 1, placed_at: 0, ext: Default::default() }
+    }
     fn run(log: Vec<(u64, Fact)>) -> bool {
-        let (mut c, disks) = (InTurn::default(), Disks::new(vec![peer(0)]));
+        let (mut c, disks) = (InTurn::default(), Disks::new(vec![peer(0), peer(1)]));
         log.into_iter().any(|(at, fact)| c.see(&Entry { at, node: 0, fact }, &disks).is_err())
     }
 
@@ -107,5 +134,18 @@ mod tests {
         let mut ended = log(Priority::Normal, false);
         ended.insert(3, (9_500, Fact::Event(Event::SteppedDown(epoch(1, 0), "x"))));
         assert!(!run(ended), "another term");
+        let mut merged = rec(task(1), epoch(1, 0), 3);
+        merged.live.push(live(0));
+        let mut known = log(Priority::Normal, false);
+        known.insert(3, (9_500, batch(3, vec![merged.clone()])));
+        assert!(run(known.clone()), "its own attempt does not excuse it");
+        merged.live = vec![live(1)];
+        known[3] = (9_500, batch(3, vec![merged]));
+        assert!(!run(known), "it runs elsewhere");
+        let mut split = log(Priority::Normal, false);
+        split.insert(1, (0, Fact::Event(Event::Member(Peer([0; 32]), "holds tasks back"))));
+        assert!(!run(split.clone()), "the smaller side of a split");
+        split.insert(2, (0, Fact::Event(Event::Member(Peer([0; 32]), "holds nothing back any more"))));
+        assert!(run(split));
     }
 }

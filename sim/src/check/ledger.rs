@@ -48,6 +48,12 @@ impl Ledger {
                 if let Some(q) = p.config.as_ref().filter(|q| own(q.ver.epoch) && voted(&q.ver.epoch)) {
                     self.epochs.entry(q.ver.epoch).or_default().configs.insert(q.ver.seq, q.clone());
                 }
+                // Deleted (G3): what was written of it before need not be anywhere any more, and has no effect any more.
+                if !p.dels.is_empty() && !p.released {
+                    for (_, w) in self.epochs.iter_mut().filter(|(x, _)| own(**x)) {
+                        w.recs.retain(|_, r| !p.dels.contains(&r.id));
+                    }
+                }
                 // What is joined while pulling is written before the epoch begins to serve.
                 for (r, _) in p.recs.iter().filter(|(r, _)| own(r.ver.epoch) && voted(&r.ver.epoch)) {
                     self.epochs.entry(r.ver.epoch).or_default().recs.insert(r.ver.seq, r.clone());
@@ -84,6 +90,13 @@ impl Ledger {
 /// Before it, the first voters are still being settled by the rules of open mode.
 fn voted(x: &Epoch) -> bool {
     x.n >= VOTED
+}
+
+/// The node knows that the task's origin is done with it: when it has ended, it may be deleted here, or not be taken in (G3).
+pub(super) fn below_floor(disks: &Disks, node: usize, id: &TaskId) -> bool {
+    let Some(d) = disks.now.get(node) else { return false };
+    let new = d.pending.iter().flat_map(|p| &p.floors).filter(|f| f.origin == id.origin).map(|f| (f.inc, f.seq));
+    new.chain(d.floors.get(&id.origin).copied()).any(|f| (id.inc, id.seq) <= f)
 }
 
 /// The newest record of a task on a node, on its disk or on the way there.

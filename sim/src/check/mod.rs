@@ -1,6 +1,11 @@
 //! One checker per invariant.  Each is a fold over the oracle's log and nothing else, so that a bad log
 //! can be written by hand in a test: a checker that accepts it proves nothing.
 
+mod c02_voters;
+mod e01_deaf;
+mod e03_asked;
+mod e08_heavier;
+mod e09_flaps;
 mod i01_promise;
 mod i02_one_server;
 mod i03_successor;
@@ -28,6 +33,9 @@ mod i19_in_turn;
 mod i20_copies;
 mod l01_awake;
 mod ledger;
+mod s07_held;
+
+use clawmesh_protocol::config::Timing;
 
 use crate::oracle::{Disks, Entry};
 
@@ -42,8 +50,8 @@ pub trait Check: Send {
     fn see(&mut self, e: &Entry, disks: &Disks) -> Result<(), String>;
 }
 
-/// All checkers, for a world with these K and d.
-pub fn all(copies: usize) -> Vec<Box<dyn Check>> {
+/// All checkers, for a world with this d and these times.
+pub fn all(copies: usize, timing: Timing) -> Vec<Box<dyn Check>> {
     vec![
         Box::new(i01_promise::Promise::default()),
         Box::new(i02_one_server::OneServer::default()),
@@ -71,6 +79,12 @@ pub fn all(copies: usize) -> Vec<Box<dyn Check>> {
         Box::new(i19_in_turn::InTurn::default()),
         Box::new(i20_copies::Copies),
         Box::new(l01_awake::Awake::default()),
+        Box::new(c02_voters::Voters::default()),
+        Box::new(e01_deaf::Deaf::default()),
+        Box::new(e03_asked::Asked::default()),
+        Box::new(e08_heavier::Heavier::default()),
+        Box::new(e09_flaps::Flaps::new(timing)),
+        Box::new(s07_held::Held::default()),
     ]
 }
 

@@ -91,6 +91,11 @@ impl World {
                 self.give(node, Input::Full(true));
                 self.undo_in(500, 10_000, Undo::Full(node, life));
             }
+            Fault::Deaf => {
+                if let Some(n) = self.serving().first().copied() {
+                    self.deafen(n, true);
+                }
+            }
             Fault::Stall => {
                 let ms = self.chance.fault.range(500, 8_000);
                 self.stall_disk(node, ms);
@@ -260,6 +265,7 @@ impl World {
             self.nodes[node].bug = None;
             self.stall_disk(node, 0);
             self.stop_process(node, false);
+            self.deafen(node, false);
             if self.nodes[node].core.is_some() {
                 self.give(node, Input::Full(false));
                 self.undrain(node);

@@ -197,7 +197,7 @@ impl World {
             nodes,
             pairs,
             disks: Disks::new(peers),
-            checks: if plan.lying { check::among_liars() } else { check::all(plan.copies) },
+            checks: if plan.lying { check::among_liars() } else { check::all(plan.copies, plan.timing) },
             violation: None,
             suspicion: None,
             known: Known::new(),
@@ -300,6 +300,8 @@ impl World {
             What::Packet { pair, side } => self.arrive(pair, side),
             What::Watch { pair, side, token, close } => self.watched(pair, side, token, close),
             What::Dial { pair } => self.dial(pair),
+            // Gossip does not wait.
+            What::Gossip { node, .. } if self.nodes[node].deaf => {}
             What::Gossip { node, life, from, gossip } => self.give_if(node, life, Input::Gossip(from, (*gossip).clone())),
             What::Fsync { node, life, upto } => self.fsynced(node, life, upto),
             What::Exit { node, life, id, attempt, killed } => self.exited(node, life, id, attempt, killed),
@@ -401,13 +403,14 @@ impl World {
         self.recompute_digests();
         let q = self.quiet();
         let e = Entry { at: self.now, node: 0, fact: Fact::Quiet(Arc::new(q)) };
+        let helpless = matches!(&e.fact, Fact::Quiet(q) if q.helpless);
         let back = self.nodes.iter().all(|n| n.core.is_some() || n.gone);
         let rest = back && self.checks.iter_mut().all(|c| c.see(&e, &self.disks).is_ok());
         self.looks = if rest { self.looks + 1 } else { 0 };
         if self.looks >= self.plan.looks {
             self.done = true;
             self.unknown_kept();
-            self.count("end: at rest");
+            self.count(if helpless { "end: too many voters were lost" } else { "end: at rest" });
         } else if self.now > (self.storm_ends + self.plan.peace_ms).max((self.progress + PROGRESS_MS).min(self.storm_ends + OVERTIME_MS)) {
             self.done = true;
             self.say_differences();
@@ -477,14 +480,18 @@ impl World {
                 backlog: mesh.backlog(),
             });
         }
+        q.helpless = self.no_majority_left();
         if let Some(v) = table.and_then(Mesh::quorum_view) {
             q.replicas = self.full_tables(&v);
         }
         if let Some(m) = table {
             q.table = m.records().map(|r| (r.id, Arc::new(r.clone()))).collect();
         }
-        q.due = self.load.tasks.iter().map(|(id, t)| self.due(*id, t)).collect();
-        q.unanswered = self.unanswered();
+        if !q.helpless {
+            q.due = self.load.tasks.iter().map(|(id, t)| self.due(*id, t)).collect();
+        }
+        // Where nobody may serve, requests wait until their people give up.
+        q.unanswered = if q.helpless { Vec::new() } else { self.unanswered() };
         q
     }
 

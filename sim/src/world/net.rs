@@ -146,7 +146,7 @@ impl World {
         loop {
             let now = self.now;
             let p = &mut self.pairs[pair];
-            if !p.flows() || p.wire[side].front().is_none_or(|(at, ..)| *at > now) {
+            if !p.flows() || self.nodes[p.ends[1 - side]].deaf || p.wire[side].front().is_none_or(|(at, ..)| *at > now) {
                 return;
             }
             let Some((_, conn, packet)) = p.wire[side].pop_front() else { return };

@@ -41,6 +41,8 @@ pub(super) struct Node {
     pub(super) life: u64,
     pub(super) core: Option<Core>,
     pub(super) paused: bool,
+    /// What is sent to it waits.
+    pub(super) deaf: bool,
     inbox: VecDeque<Input>,
     /// Down without a word (power); a dial gets no answer.
     pub(super) dark: bool,
@@ -138,6 +140,7 @@ impl Node {
             life: 0,
             core: None,
             paused: false,
+            deaf: false,
             inbox: VecDeque::new(),
             dark: false,
             gone: false,
@@ -240,7 +243,7 @@ impl World {
             self.count(super::FOUND_OLDER);
         }
         self.see(node, Fact::Boot { store, boot, fresh });
-        self.progress = self.now;
+        self.progress = self.progress.max(self.now);
         self.number(node, &out);
         self.look_inside(node);
         self.pass(node, out);
@@ -286,10 +289,12 @@ impl World {
         n.inbox.clear();
         n.procs.clear();
         n.paused = false;
+        n.deaf = false;
         n.fuse = None;
         n.dark = power;
         let name = n.cfg.name.clone();
         self.say(|| format!("{name} CRASH{} (disk holds #{upto})", if power { " (power)" } else { "" }));
+        self.see(node, Fact::Deaf(false));
         self.see(node, Fact::Down(upto));
         self.forget_users(node);
         self.links_down(node, how);
@@ -337,6 +342,22 @@ impl World {
         }
         for (pair, _) in self.pairs_of(node) {
             self.refresh(pair);
+        }
+    }
+
+    /// Nothing more comes in, or it all comes at once.
+    pub(super) fn deafen(&mut self, node: usize, on: bool) {
+        if self.nodes[node].core.is_none() || self.nodes[node].deaf == on {
+            return;
+        }
+        self.nodes[node].deaf = on;
+        let name = self.nodes[node].cfg.name.clone();
+        self.say(|| format!("{name} {}", if on { "HEARS NOTHING" } else { "HEARS AGAIN" }));
+        self.see(node, Fact::Deaf(on));
+        if !on {
+            for (pair, side) in self.pairs_of(node) {
+                self.arrive(pair, 1 - side);
+            }
         }
     }
 

@@ -126,6 +126,14 @@ impl World {
         self.sets.iter().all(|q| q.majority(intact) && q.groups().all(|g| g.iter().any(|v| intact(v) && !v.witness)))
     }
 
+    /// A set of voters was named, or left, just before the disks that it needs were lost: nobody may ever serve again, and
+    /// people have to make a new mesh.  [`World::may_lose`] sees to it that this comes of a race only.
+    pub(super) fn no_majority_left(&self) -> bool {
+        let intact = |v: &Voter| self.node_of(v.peer).is_some_and(|n| self.nodes.get(n).is_some_and(|x| !x.gone && x.store == v.store));
+        let able = |q: &MeshConfig| q.majority(intact) && q.groups().all(|g| g.iter().any(|v| intact(v) && !v.witness));
+        !self.sets.iter().all(|q| able(q))
+    }
+
     /// It is a witness by the newest voters: it runs nothing.
     pub(super) fn is_witness(&self, node: usize) -> bool {
         let peer = self.nodes.get(node).map(|n| n.cfg.peer);
