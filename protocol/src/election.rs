@@ -109,10 +109,9 @@ impl Mesh {
             // A new link to the leader: what was under way on the old one is lost, so join again.
             l.lane_bad = false;
             self.send_follow();
-            return;
         }
         if let Some(round) = self.round.as_mut() {
-            // It may know a leader: ask it too.
+            // It may know a leader, or still be ours: ask it too.
             round.answers.entry(p).or_insert(None);
             let pre = Pre { rank: self.rank(), n: self.side.promised.n, round: self.round_no, ext: Default::default() };
             self.send(p, Message::Pre(pre));
@@ -738,7 +737,10 @@ impl Mesh {
     /// What decides when two coordinators meet.
     pub(crate) fn weight(&self) -> Weight {
         let followers = self.co.as_ref().map_or(0, |c| c.followers.keys().filter(|p| self.view.is_usable(p)).count() + 1);
-        Weight { followers: u32::try_from(followers).unwrap_or(u32::MAX), prio: self.cfg.prio, peer: self.me }
+        let followers = u32::try_from(followers).unwrap_or(u32::MAX);
+        // Who has just claimed again has lost nobody: they say so in a moment.
+        let had = self.co.as_ref().filter(|c| self.now < c.reclaimed_at + T_CLAIM_MS).map_or(0, |c| c.had);
+        Weight { followers: followers.max(had), prio: self.cfg.prio, peer: self.me }
     }
 
     pub(crate) fn on_hb_ack(&mut self, from: Peer, a: HbAck) {

@@ -127,7 +127,8 @@ impl Mesh {
         if self.co.is_some() || !follows || !asked || g.epoch != self.side.promised || !self.eligible() {
             return self.event(Event::Dropped("grant"));
         }
-        self.handover.asked_at = None;
+        // Who had its turn and did not get through waits as long again.
+        (self.handover.asked_at, self.handover.steady) = (None, None);
         self.event(Event::Election { why: "the coordinator hands over" });
         self.round = None;
         self.claim(g.epoch.n);

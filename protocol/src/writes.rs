@@ -84,6 +84,8 @@ pub(crate) struct Coord {
     pub(crate) hb_at: u64,
     pub(crate) beat: u64,
     pub(crate) reclaimed_at: u64,
+    /// The weight's followers before that.
+    pub(crate) had: u32,
     /// Requests for records so far.
     pub(crate) pulls: u64,
     /// What followers say about their tasks before their records are here (T2).
@@ -122,6 +124,7 @@ impl Coord {
             hb_at: now,
             beat: 0,
             reclaimed_at: now,
+            had: 0,
             pulls: 0,
             held: VecDeque::new(),
             merged: BTreeMap::new(),
@@ -506,7 +509,7 @@ impl Mesh {
             self.raise_floor(f);
         }
         for id in w.dels {
-            // G3: it has an outcome at the coordinator, which may not have come here; below the floor it is dead either way (G2).
+            // G3: its coordinator had an outcome.  Ours may be an older version without: below the floor it is dead (G2).
             if mutant::on(21) || self.below_floor(&id) {
                 self.forget(&id);
             }
@@ -942,8 +945,10 @@ impl Mesh {
     pub(crate) fn reclaim(&mut self, epoch: Epoch) {
         let now = self.now;
         let promise_no = self.last_no();
+        let had = self.weight().followers;
         let Some(c) = &mut self.co else { return };
         c.unsure = Some(promise_no);
+        c.had = had;
         c.epoch = epoch;
         c.reclaimed_at = now;
         c.seq = 0;

@@ -139,7 +139,7 @@ const ALL: [Mutant; 43] = [
     watched(33, "E8", &["E8"], "when two coordinators meet, the higher epoch wins").nodes(7).faults(SPLITS),
     watched(34, "T3", &["I6", "I7", "I11"], "what is pulled replaces what is there"),
     watched(35, "V1", &["I8", "V1"], "a replica stores records without the fields it does not know"),
-    watched(36, "E11", &["core"], "hints to lower epochs are followed"),
+    watched(36, "E11", &["I1"], "hints to lower epochs are followed"),
     watched(37, "C2", &["C2", "I3", "I5"], "voters are replaced without a joint step").quorum(),
     watched(38, "C2", &["C2", "I3", "I5"], "the new voters stand alone before the joint step is stable").quorum(),
     watched(39, "C2", &["C2", "I3", "I5"], "in the joint step the old majority is enough").quorum(),
@@ -388,10 +388,10 @@ fn choose(no: u8) {
 fn choose(_: u8) {}
 
 fn table(all: &[Verdict]) -> String {
-    let mut t = format!("{:<5}{:<5}{:<10}{:<9}{:>6}  {:<36}what is broken\n", "", "rule", "verdict", "checker", "seeds", "worlds");
+    let mut t = format!("{:<5}{:<5}{:<10}{:<9}{:>6}  {:<60}worlds\n", "", "rule", "verdict", "checker", "seeds", "what is broken");
     for v in all {
         let by = v.caught_by.as_deref().unwrap_or("-");
-        t += &format!("{:<5}{:<5}{:<10}{by:<9}{:>6}  {:<36}{}\n", v.mutant, v.rules, v.verdict, v.seeds, v.worlds, v.broken);
+        t += &format!("{:<5}{:<5}{:<10}{by:<9}{:>6}  {:<60}{}\n", v.mutant, v.rules, v.verdict, v.seeds, v.broken, v.worlds);
     }
     let caught = all.iter().filter(|v| v.verdict == "caught");
     let mut seeds: Vec<u64> = caught.map(|v| v.seeds).collect();

@@ -49,10 +49,11 @@ impl Heavier {
         self.followed.iter().filter(|(x, f)| f.iter().any(|f| steady(&f)) && ok(x)).count()
     }
 
-    /// Nodes that may have followed `peer` then.
-    fn perhaps(&self, peer: Peer, at: u64) -> usize {
+    /// Nodes that may have followed `peer` until then, without those that it has just won from `loser`.
+    fn perhaps(&self, peer: Peer, loser: Option<Peer>, at: u64) -> usize {
         let (from, to) = (at.saturating_sub(2 * STEADY_MS), at.saturating_sub(MEETING_MS));
-        self.followed.values().filter(|f| f.iter().any(|f| f.0 == peer && f.1 <= to && f.2 >= from)).count()
+        let won = |f: &[(Peer, u64, u64)]| f.iter().any(|f| Some(f.0) == loser && f.2 >= to);
+        self.followed.values().filter(|f| f.iter().any(|f| f.0 == peer && f.2 >= from) && !won(f)).count()
     }
 }
 
@@ -101,7 +102,7 @@ impl Check for Heavier {
                 if (node, at) != (e.node, e.at) || !both || odd || disks.config(e.node).is_some() {
                     return Ok(());
                 }
-                let (mine, theirs) = (self.surely(e.node, e.at, disks), self.perhaps(epoch.peer, e.at));
+                let (mine, theirs) = (self.surely(e.node, e.at, disks), self.perhaps(epoch.peer, disks.peers.get(e.node).copied(), e.at));
                 if mine > theirs {
                     return Err(format!("a coordinator with {mine} followers gives way to {epoch:?} with {theirs}"));
                 }

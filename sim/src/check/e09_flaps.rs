@@ -40,6 +40,8 @@ struct Node {
     contact: Option<(Peer, u64)>,
     /// Whom it followed before, since when and until when.
     before: Option<(Peer, u64, u64)>,
+    /// Since when the link to it has been down.
+    cut_at: Option<u64>,
 }
 
 impl Flaps {
@@ -100,9 +102,15 @@ impl Check for Flaps {
                 // Who comes back in a moment was never away.
                 let back = n.before.filter(|(p, _, until)| *p == x.peer && e.at < until + MOMENT_MS).map(|(_, since, _)| since);
                 n.before = n.contact.map(|(p, since)| (p, since, e.at));
-                n.contact = Some((x.peer, back.unwrap_or(e.at)));
+                (n.contact, n.cut_at) = (Some((x.peer, back.unwrap_or(e.at))), None);
             }
-            Fact::Link(p, _) if n.contact.is_some_and(|(l, _)| l == *p) => n.contact = Some((*p, e.at)),
+            Fact::Link(p, up) if n.contact.is_some_and(|(l, _)| l == *p) => {
+                if !*up {
+                    n.cut_at.get_or_insert(e.at);
+                } else if n.cut_at.take().is_some_and(|t| e.at >= t + MOMENT_MS) {
+                    n.contact = Some((*p, e.at));
+                }
+            }
             Fact::Sent(to, m) => match &**m {
                 Message::HandGrant(_) => n.granted = true,
                 Message::HandReq(_) => {
@@ -151,6 +159,25 @@ mod tests {
         let ask = HandReq { epoch: epoch(50, 1), prio: 9, ext: Default::default() };
         log.push((boot + wait, Fact::Sent(peer(1), Arc::new(Message::HandReq(ask)))));
         log.into_iter().any(|(at, fact)| c.see(&Entry { at, node: 0, fact }, &disks).is_err())
+    }
+
+    #[test]
+    fn contact_that_was_lost_counts_from_its_return() {
+        let timing = Timing { steady_ms: 5_000, ..Timing::default() };
+        let disks = Disks::new((0..2).map(peer).collect());
+        let asks = |back: u64| {
+            let mut c = Flaps::new(timing);
+            let ask = HandReq { epoch: epoch(50, 1), prio: 9, ext: Default::default() };
+            let log = vec![
+                (0, Fact::Event(Event::Following(epoch(50, 1)))),
+                (1_000, Fact::Link(peer(1), false)),
+                (back, Fact::Link(peer(1), true)),
+                (5_100, Fact::Sent(peer(1), Arc::new(Message::HandReq(ask)))),
+            ];
+            log.into_iter().any(|(at, fact)| c.see(&Entry { at, node: 0, fact }, &disks).is_err())
+        };
+        assert!(asks(3_000));
+        assert!(!asks(1_100), "a connection that was replaced");
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! I1: a promise that was shown to anybody never decreases on a (peer, store), across crashes.
+//! I1: a promise that was shown to anybody never decreases on a (peer, store), across crashes; and nobody follows an
+//! epoch below its promise (E6, E11).
 
 use std::collections::BTreeMap;
 
-use clawmesh_protocol::{ids::Epoch, message::Message};
+use clawmesh_protocol::{ids::Epoch, io::Event, message::Message};
 
 use super::Check;
 use crate::oracle::{Disks, Entry, Fact};
@@ -45,6 +46,12 @@ impl Check for Promise {
                     return Err(format!("the promise is {promised:?} but {shown:?} was shown from this store"));
                 }
             }
+            Fact::Event(Event::Following(epoch)) => {
+                let low = self.boot.get(&e.node).copied().unwrap_or_default();
+                if *epoch < low {
+                    return Err(format!("follows {epoch:?}, although it has promised {low:?}"));
+                }
+            }
             _ => {}
         }
         Ok(())
@@ -72,5 +79,8 @@ mod tests {
         // A promise that nobody saw may be lost with the batch that held it.
         assert_eq!(judge(Promise::default(), vec![(0, boot(1)), (0, probe(5)), (0, boot(2)), (0, probe(4))]), None);
         assert!(judge(Promise::default(), vec![(0, boot(1)), (0, probe(5)), (0, probe(4))]).is_some());
+        let follow = |n| Fact::Event(Event::Following(epoch(n, 1)));
+        assert_eq!(judge(Promise::default(), vec![(0, boot(1)), (0, probe(5)), (0, follow(5))]), None);
+        assert!(judge(Promise::default(), vec![(0, boot(1)), (0, probe(5)), (0, follow(4))]).is_some());
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct StableFirst {
     written: BTreeMap<Epoch, Writes>,
     joined: BTreeMap<Epoch, BTreeMap<usize, u64>>,
     links: BTreeMap<(usize, Peer), u64>,
+    /// Writes of each node in batches that are not durable yet: batch, epoch, number.
+    unsure: BTreeMap<usize, Vec<(u64, Epoch, u64)>>,
     /// Tasks that their origin is done with.
     over: BTreeSet<TaskId>,
     /// Epochs with voters: a majority of these counts there, see `i05_majority`.
@@ -45,12 +47,13 @@ impl StableFirst {
             written: BTreeMap::new(),
             joined: BTreeMap::new(),
             links: BTreeMap::new(),
+            unsure: BTreeMap::new(),
             over: BTreeSet::new(),
             voted: BTreeSet::new(),
         }
     }
 
-    fn wrote(&mut self, node: usize, rec: &Arc<Rec>, disks: &Disks) -> Result<(), String> {
+    fn wrote(&mut self, node: usize, no: u64, rec: &Arc<Rec>, disks: &Disks) -> Result<(), String> {
         if disks.node(rec.ver.epoch.peer) == Some(node) {
             let w = self.written.entry(rec.ver.epoch).or_default();
             if w.by_seq.insert(rec.ver.seq, rec.clone()).is_none() {
@@ -58,9 +61,21 @@ impl StableFirst {
                     return Err(format!("{:?} is written as {:?}, which was called stable before", rec.id, rec.ver));
                 }
                 w.by_id.entry(rec.id).or_default().push(rec.ver.seq);
+                self.unsure.entry(node).or_default().push((no, rec.ver.epoch, rec.ver.seq));
             }
         }
         Ok(())
+    }
+
+    /// A batch that was lost with its process was never seen; nor was its epoch, when the promise is lost with it: then it
+    /// is claimed again, and its numbers are used again.
+    fn lost(&mut self, node: usize, upto: u64) {
+        for (_, epoch, seq) in self.unsure.remove(&node).into_iter().flatten().filter(|(no, ..)| *no > upto) {
+            let Some(w) = self.written.get_mut(&epoch) else { continue };
+            if let Some(rec) = w.by_seq.remove(&seq) {
+                w.by_id.entry(rec.id).or_default().retain(|s| *s != seq);
+            }
+        }
     }
 
     fn stable(&mut self, e: &Entry, epoch: Epoch, seq: u64, copies: u32, disks: &Disks) -> Result<(), String> {
@@ -155,8 +170,14 @@ impl Check for StableFirst {
             Fact::Batch(p) => {
                 self.over.extend(&p.outbox_dels);
                 self.voted.extend(p.config.as_ref().map(|q| q.ver.epoch));
-                return p.recs.iter().try_for_each(|(r, _)| self.wrote(e.node, r, disks));
+                return p.recs.iter().try_for_each(|(r, _)| self.wrote(e.node, p.no, r, disks));
             }
+            Fact::Durable(upto) => {
+                if let Some(list) = self.unsure.get_mut(&e.node) {
+                    list.retain(|(no, ..)| no > upto);
+                }
+            }
+            Fact::Down(upto) => self.lost(e.node, *upto),
             Fact::Link(p, true) => {
                 self.links.insert((e.node, *p), e.at);
             }
