@@ -402,6 +402,7 @@ impl Mesh {
         let again = mutant::on(6) && self.side.promised.peer == self.me && n <= self.side.promised.n;
         let epoch = Epoch { n: n.max(self.side.promised.n).max(base) + u64::from(!again), peer: self.me };
         self.promise(epoch);
+        self.handover_gap();
         self.leader = None;
         self.election_at = None;
         self.wait_higher = None;
@@ -681,6 +682,7 @@ impl Mesh {
     /// E8: take in somebody whose promise is above our epoch, by claiming above it ourselves.  The
     /// coordinator stays the same, so scheduling goes on; at most once per heartbeat.
     pub(crate) fn on_join(&mut self, from: Peer, n: u64) {
+        let granted = self.granted();
         let Some(c) = &mut self.co else {
             if let Some(l) = self.leader.as_ref().filter(|_| self.leader_alive()) {
                 let m = Message::NotCoordinator(crate::message::NotCoordinator {
@@ -694,7 +696,7 @@ impl Mesh {
             }
             return;
         };
-        if c.phase != Phase::Serving {
+        if c.phase != Phase::Serving || granted {
             return;
         }
         if n < c.epoch.n {

@@ -83,6 +83,11 @@ impl Mesh {
         Some(next(now, [steady, h.not_before, h.barred_until].into_iter().chain(term)))
     }
 
+    /// It has let another one claim: who asks to be taken in has heard of that claim, and waits for it.
+    pub(crate) fn granted(&self) -> bool {
+        self.handover.giving.is_some_and(|g| g.granted)
+    }
+
     /// How long contact has to be steady before it asks; it doubles with each flap.
     fn steady_wait(&self) -> u64 {
         let flaps = if crate::mutant::on(32) { 0 } else { self.side.flaps.min(FLAPS_MAX) };

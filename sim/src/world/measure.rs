@@ -31,6 +31,8 @@ pub(crate) fn of_election(m: &Message) -> bool {
 impl World {
     /// Lets the mesh settle, ends its coordinator, and waits for the next one.
     pub(crate) fn takeover(mut self, end: End) -> Option<Sample> {
+        // As in the product, where every node may.
+        self.nodes.iter_mut().for_each(|n| n.cfg.can_lead = true);
         self.meter = Some(super::Meter::default());
         let settled = self.run_until(self.now + LIMIT_MS, |w| w.leading().is_some() && w.alive().len() == w.nodes.len());
         if !settled {
