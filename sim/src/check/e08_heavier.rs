@@ -2,7 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use clawmesh_protocol::{config::VOTED, ids::Peer, io::Event, message::Message};
+use clawmesh_protocol::{
+    config::VOTED,
+    ids::{Epoch, Peer},
+    io::Event,
+    message::Message,
+};
 
 use super::Check;
 use crate::oracle::{Disks, Entry, Fact};
@@ -18,7 +23,7 @@ const MEETING_MS: u64 = 1_000;
 #[derive(Default)]
 pub(super) struct Heavier {
     /// By node: whom it followed, from when to when.
-    followed: BTreeMap<usize, Vec<(Peer, u64, u64)>>,
+    followed: BTreeMap<usize, Vec<(Epoch, u64, u64)>>,
     /// Since when a node has served in one go.
     serving: BTreeMap<usize, u64>,
     /// The link of a node to a peer: since when it has been up.
@@ -44,15 +49,15 @@ impl Heavier {
         let (from, to) = (at.saturating_sub(STEADY_MS), at.saturating_sub(MEETING_MS));
         let up = |n: usize, p: Option<&Peer>| p.and_then(|p| self.links.get(&(n, *p))).is_some_and(|t| *t <= from);
         let still = |n: usize| self.stopped.get(&n).is_none_or(|t| *t < from);
-        let steady = |f: &&(Peer, u64, u64)| f.0 == me && f.1 <= from && f.2 >= to;
+        let steady = |f: &&(Epoch, u64, u64)| f.0.peer == me && f.1 <= from && f.2 >= to;
         let ok = |x: &usize| up(*x, Some(&me)) && up(node, disks.peers.get(*x)) && still(*x);
         self.followed.iter().filter(|(x, f)| f.iter().any(|f| steady(&f)) && ok(x)).count()
     }
 
-    /// Nodes that may have followed `peer` then.
-    fn perhaps(&self, peer: Peer, at: u64) -> usize {
+    /// Nodes that may have followed the winner then: in an epoch before the one that it won with, or for a while.
+    fn perhaps(&self, won: Epoch, at: u64) -> usize {
         let (from, to) = (at.saturating_sub(2 * STEADY_MS), at.saturating_sub(MEETING_MS));
-        self.followed.values().filter(|f| f.iter().any(|f| f.0 == peer && f.1 <= to && f.2 >= from)).count()
+        self.followed.values().filter(|f| f.iter().any(|f| f.0.peer == won.peer && (f.0 < won || f.1 <= to) && f.2 >= from)).count()
     }
 }
 
@@ -91,7 +96,7 @@ impl Check for Heavier {
             Fact::Event(Event::Following(epoch)) => {
                 self.end(e.node, e.at);
                 let mine = self.followed.entry(e.node).or_default();
-                mine.push((epoch.peer, e.at, u64::MAX));
+                mine.push((*epoch, e.at, u64::MAX));
                 mine.drain(..mine.len().saturating_sub(16));
                 let Some((node, at, since)) = self.deposed.take() else { return Ok(()) };
                 let other = disks.node(epoch.peer).and_then(|n| self.serving.get(&n));
@@ -101,7 +106,7 @@ impl Check for Heavier {
                 if (node, at) != (e.node, e.at) || !both || odd || disks.config(e.node).is_some() {
                     return Ok(());
                 }
-                let (mine, theirs) = (self.surely(e.node, e.at, disks), self.perhaps(epoch.peer, e.at));
+                let (mine, theirs) = (self.surely(e.node, e.at, disks), self.perhaps(*epoch, e.at));
                 if mine > theirs {
                     return Err(format!("a coordinator with {mine} followers gives way to {epoch:?} with {theirs}"));
                 }
