@@ -183,7 +183,7 @@ fn by_the_simulator(starts: &[Start], after: &Aftermath) -> Vec<String> {
         log.push(Fact::Started(id, a));
     }
     log.push(Fact::Quiet(Arc::new(quiet(&after.nodes))));
-    let mut checkers: Vec<_> = check::all(K).into_iter().filter(|c| ["I9", "I14"].contains(&c.name())).collect();
+    let mut checkers: Vec<_> = check::all(K, Default::default()).into_iter().filter(|c| ["I9", "I14"].contains(&c.name())).collect();
     assert_eq!(checkers.len(), 2, "the simulator has these checkers");
     let disks = Disks::new(after.nodes.iter().filter_map(|s| peer(&s["node"])).collect());
     let mut all = Vec::new();

@@ -16,7 +16,7 @@ fn a_minority_of_one_serves_nothing_and_says_so_and_comes_back() {
     mesh.settled();
     mesh[1].cli(["quorum"]).ok().stdout_has(&["open mode"]);
     // Nobody can promise it yet on a node of the mesh's choice.
-    mesh[1].cli(["run", "--at-most-once", "--", "true"]).exits(1).stderr_has(&["--node", "quorum init"]);
+    mesh[1].cli(["run", "--at-most-once", "--", "true"]).exits(2).stderr_has(&["--node", "quorum init"]);
     mesh[1].cli(["quorum", "init", "n0", "n1", "n2"]).ok().stdout_has(&["3 of 3 voters", "n0", "n1", "n2"]);
     for node in mesh.nodes() {
         wait_until("everybody knows the voters", LONG, || {

@@ -60,7 +60,9 @@ impl Check for InTurn {
                 for (r, _) in &p.recs {
                     self.needs.entry(r.id).or_insert_with(|| r.need.clone());
                     // Another coordinator has decided or placed it, and its record has come.
-                    let elsewhere = r.live.iter().any(|l| disks.node(l.attempt.epoch.peer) != Some(e.node));
+                    let mut elsewhere = r.live.iter().any(|l| disks.node(l.attempt.epoch.peer) != Some(e.node));
+                    // Another one had admitted it before: its record has come with its place in the queue.
+                    elsewhere |= disks.node(r.queued.epoch.peer) != Some(e.node);
                     if let Some(w) = self.waiting.get_mut(&e.node).filter(|_| r.outcome.is_some() || elsewhere) {
                         w.remove(&r.id);
                     }
@@ -142,6 +144,9 @@ mod tests {
         merged.live = vec![live(1)];
         known[3] = (9_500, batch(3, vec![merged]));
         assert!(!run(known), "it runs elsewhere");
+        let mut before = log(Priority::Normal, false);
+        before.insert(3, (9_500, batch(3, vec![rec(task(2), epoch(1, 1), 3)])));
+        assert!(!run(before), "another coordinator had it earlier");
         let mut split = log(Priority::Normal, false);
         split.insert(1, (0, Fact::Event(Event::Member(Peer([0; 32]), "holds tasks back"))));
         assert!(!run(split.clone()), "the smaller side of a split");
