@@ -208,6 +208,10 @@ impl World {
     }
 
     fn cancel(&mut self, node: usize) {
+        if self.plan.plain {
+            // What it still meets depends on milliseconds.
+            return;
+        }
         let Some(id) = self.some_task() else { return };
         let mut text = id.short().to_string();
         if self.chance.load.percent(20) {
