@@ -1,7 +1,7 @@
 //! Quorum mode on a perfect network: voters, majorities, changes (C1-C4, E10, S6).
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test; clippy only knows those inside #[test]")]
 
-mod world;
+mod common;
 
 use clawmesh_protocol::{
     face::{Command, NewTask, Refusal, Reply, Submitted},
@@ -9,7 +9,7 @@ use clawmesh_protocol::{
     quorum::{Change, Mode},
     spec::{Data, Spec, split},
 };
-use world::{World, echo, peer};
+use common::{World, echo, peer};
 
 fn init(voters: u8, of: u8) -> World {
     let mut w = World::new(of);
@@ -67,7 +67,7 @@ fn a_minority_serves_nothing_and_says_so_and_the_rest_goes_on() {
     assert!(submit(&mut w, 1, echo("c")).is_none(), "one of three acknowledges nothing");
     let Some(Reply::Refused(Refusal::NoCoordinator { message })) = w.ask(peer(1), Command::Cancel("ta".into()), 12_000) else { panic!() };
     assert!(message.contains("1 of 3 voters"), "{message}");
-    w.start(3);
+    w.boot(3);
     w.run(8_000);
     assert_eq!(w.nodes[&peer(1)].mesh.probe().outbox_open, 0, "what waited has its result");
     assert_eq!(w.nodes[&w.leader()].mesh.records().count(), 3);
@@ -99,13 +99,13 @@ fn a_voter_with_a_new_store_does_not_count_until_it_is_named_again() {
     submit(&mut w, 1, echo("a")).unwrap().unwrap();
     w.kill(peer(1));
     w.replace_store(1, 99);
-    w.start(1);
+    w.boot(1);
     w.run(3_000);
     assert!(w.nodes[&peer(3)].mesh.quorum_view().unwrap().voters[0].replaced);
     w.kill(peer(2));
     w.run(8_000);
     assert!(!w.nodes[&peer(3)].mesh.probe().serving, "one voter and a stranger are no majority");
-    w.start(2);
+    w.boot(2);
     w.run(5_000);
     change(&mut w, 1, Change::Add, &[peer(1)], &[]).unwrap();
     w.kill(peer(2));

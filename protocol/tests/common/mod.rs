@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use clawmesh_protocol::{
     config::{Config, PROTO, Timing},
-    face::{NewTask, Reply},
+    face::{Command, NewTask, Reply},
     gate::Gate,
     ids::Peer,
     io::{Batch, Event, Exit, Input, Output, Recovered, capture},
@@ -26,12 +26,15 @@ pub struct Disk {
     entries: BTreeMap<Vec<u8>, Vec<u8>>,
     side: Option<Vec<u8>>,
     pub boot: u64,
+    /// Its store's number, once the first one was replaced.
+    store: Option<u64>,
 }
 
 impl Disk {
     pub fn recovered(&self, n: u8) -> Recovered {
         let entries = self.entries.clone().into_iter().collect();
-        Recovered { entries, side: self.side.clone(), store: u64::from(n), boot: self.boot, ..Recovered::default() }
+        let store = self.store.unwrap_or_else(|| u64::from(n));
+        Recovered { entries, side: self.side.clone(), store, boot: self.boot, ..Recovered::default() }
     }
     pub fn commit(&mut self, b: &Batch) {
         self.entries.extend(b.puts.iter().cloned());
@@ -130,6 +133,17 @@ impl World {
             self.queue.push_back((p, Input::Up(q)));
             self.queue.push_back((q, Input::Up(p)));
         }
+    }
+    /// The node's store is replaced by a new one that holds what could be read (D3).
+    pub fn replace_store(&mut self, n: u8, store: u64) {
+        self.disks.entry(peer(n)).or_default().store = Some(store);
+    }
+    /// A command at a node, and its answer after this time.
+    pub fn ask(&mut self, p: Peer, cmd: Command, ms: u64) -> Option<Reply> {
+        let req = 1_000 + self.now;
+        self.input(p, Input::Command(req, cmd));
+        self.run(ms);
+        self.replies.iter().find(|r| r.1 == req).map(|r| r.2.clone())
     }
     fn at(&self) -> Now {
         Now { ms: self.now, wall_ms: 1_700_000_000_000 + self.now }
