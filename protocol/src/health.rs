@@ -54,9 +54,7 @@ impl Health {
         self.batch = (last > no).then_some((last, now));
         now.saturating_sub(at)
     }
-}
 
-impl Health {
     /// It is late, or waits for its disk (see `rest`).
     pub(crate) fn busy(&self) -> bool {
         self.above > 0 || self.batch.is_some()

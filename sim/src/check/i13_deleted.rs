@@ -1,4 +1,4 @@
-//! I13: what is deleted had an outcome and was at or below its origin's floor, and floors only rise, by their origin.
+//! I13: what is deleted was at or below its origin's floor, and floors only rise, by their origin.
 
 use std::collections::BTreeMap;
 
@@ -35,16 +35,9 @@ impl Deleted {
         Ok(())
     }
 
-    fn delete(&self, node: usize, id: &TaskId, p: &Parsed, disks: &Disks) -> Result<(), String> {
-        // It may have been written by a batch that is not durable yet, or by this one.
-        let Some(d) = disks.now.get(node) else { return Ok(()) };
-        let waiting = d.pending.iter().rev().flat_map(|b| b.recs.iter()).map(|(r, _)| r);
-        let rec = p.recs.iter().map(|(r, _)| r).chain(waiting).find(|r| r.id == *id).or_else(|| d.recs.get(id));
+    /// What has no outcome there is dead (G2), so the floor decides alone.
+    fn delete(&self, node: usize, id: &TaskId) -> Result<(), String> {
         let floor = self.known.get(&node).and_then(|k| k.get(&id.origin)).copied().unwrap_or_default();
-        // A dead one that turned up late is ended (T5) and deleted in one step: nobody sees its outcome.
-        if rec.is_some_and(|r| r.outcome.is_none()) && id.place() > floor {
-            return Err(format!("{id:?} is deleted without an outcome"));
-        }
         if id.place() > floor { Err(format!("{id:?} is deleted above its origin's floor {floor:?}")) } else { Ok(()) }
     }
 }
@@ -60,7 +53,7 @@ impl Check for Deleted {
                 if p.released {
                     return Ok(());
                 }
-                p.dels.iter().try_for_each(|id| self.delete(e.node, id, p, disks))
+                p.dels.iter().try_for_each(|id| self.delete(e.node, id))
             }
             // What was not durable may be forgotten and said again; nobody heard the origin's own word before it was.
             Fact::Boot { .. } => {
