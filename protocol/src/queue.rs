@@ -41,6 +41,11 @@ impl Class {
     }
 }
 
+/// Where a task stands among those of its class and priority: by the minute from which it counts as waiting, then by
+/// place.  By place alone, one that comes back (a retry) would hide those behind it that have waited for longer: tasks of
+/// a lower priority would go before these.  A minute is less than what lies between two priorities.
+type Turn = (i64, Queued);
+
 #[derive(Debug, Clone, Copy)]
 struct Waiting {
     class: Class,
@@ -50,10 +55,16 @@ struct Waiting {
     since: i64,
 }
 
+impl Waiting {
+    fn turn(&self) -> Turn {
+        (self.since.div_euclid(AGE_STEP_MS as i64), self.queued)
+    }
+}
+
 /// The queue.  Holds at most the mesh's cap of open tasks.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    classes: BTreeMap<Class, BTreeMap<Priority, BTreeSet<(Queued, TaskId)>>>,
+    classes: BTreeMap<Class, BTreeMap<Priority, BTreeSet<(Turn, TaskId)>>>,
     tasks: BTreeMap<TaskId, Waiting>,
     counts: [u64; 4],
 }
@@ -65,7 +76,7 @@ impl Queue {
         let w = Waiting { class, priority: need.priority, queued, since };
         if self.tasks.insert(id, w).is_none() {
             self.counts[need.priority as usize] += 1;
-            self.classes.entry(class).or_default().entry(need.priority).or_default().insert((queued, id));
+            self.classes.entry(class).or_default().entry(need.priority).or_default().insert((w.turn(), id));
         }
     }
 
@@ -75,7 +86,7 @@ impl Queue {
         self.counts[w.priority as usize] -= 1;
         if let Some(c) = self.classes.get_mut(&w.class) {
             if let Some(q) = c.get_mut(&w.priority) {
-                q.remove(&(w.queued, *id));
+                q.remove(&(w.turn(), *id));
                 if q.is_empty() {
                     c.remove(&w.priority);
                 }
@@ -104,7 +115,7 @@ impl Queue {
             let best = by_prio
                 .values()
                 .filter_map(|q| q.first())
-                .filter_map(|(queued, id)| self.tasks.get(id).map(|w| (effective(w, now), *queued, *id)))
+                .filter_map(|(_, id)| self.tasks.get(id).map(|w| (effective(w, now), w.queued, *id)))
                 .max_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1)));
             if let Some((e, queued, id)) = best {
                 heads.push((e, queued, *class, id));
@@ -116,7 +127,7 @@ impl Queue {
     /// The best task of one class.
     pub(crate) fn head(&self, class: &Class, now: u64) -> Option<TaskId> {
         let heads = self.classes.get(class)?.values().filter_map(|q| q.first());
-        let ranked = heads.filter_map(|(queued, id)| self.tasks.get(id).map(|w| (effective(w, now), *queued, *id)));
+        let ranked = heads.filter_map(|(_, id)| self.tasks.get(id).map(|w| (effective(w, now), w.queued, *id)));
         ranked.max_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1))).map(|(_, _, id)| id)
     }
     /// How many tasks stand before this one.
@@ -145,4 +156,48 @@ fn waited(now: u64, since: i64) -> u64 {
 /// Base priority plus a step per minute waited (S8).
 fn effective(w: &Waiting, now: u64) -> u64 {
     w.priority.base() + (waited(now, w.since) / AGE_STEP_MS).min(AGE_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        face::NewTask,
+        ids::{Epoch, Origin, Peer},
+        spec::split,
+    };
+
+    fn id(seq: u64) -> TaskId {
+        TaskId { origin: Origin { peer: Peer([1; 32]), store: 1 }, inc: 1, seq }
+    }
+    fn need(priority: Priority) -> Need {
+        let task = NewTask { skill: Some("echo".into()), priority: Some(priority), ..NewTask::default() };
+        split(&task).expect("a task").0
+    }
+    fn place(seq: u64) -> Queued {
+        Queued { epoch: Epoch::ZERO, seq }
+    }
+
+    #[test]
+    fn a_retry_does_not_hide_who_has_waited_for_longer_behind_it() {
+        let mut q = Queue::default();
+        // Admitted first, it ran for nine minutes and is to be tried again.
+        q.push(id(1), &need(Priority::High), place(1), 540_000, 0);
+        q.push(id(2), &need(Priority::High), place(2), 0, 0);
+        q.push(id(3), &need(Priority::Normal), place(3), 5_000, 0);
+        let order = core::iter::from_fn(|| {
+            let (_, id) = *q.heads(550_000).first()?;
+            q.remove(&id, 550_000).map(|_| id.seq)
+        });
+        assert_eq!(order.collect::<Vec<_>>(), [2, 3, 1]);
+    }
+
+    #[test]
+    fn tasks_that_came_in_the_same_minute_go_in_order_of_their_place() {
+        let mut q = Queue::default();
+        q.push(id(1), &need(Priority::Normal), place(2), 100, 0);
+        q.push(id(2), &need(Priority::Normal), place(1), 200, 0);
+        assert_eq!(q.heads(300).first().map(|(_, id)| id.seq), Some(2));
+        assert_eq!((q.counts(), q.classes()), ([0, 0, 2, 0], 1));
+    }
 }

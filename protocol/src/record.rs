@@ -6,7 +6,7 @@ use crate::{
     codec::{Ext, Wire},
     ids::{Attempt, Epoch, Hash, Peer, TaskId, Ver},
     mutant,
-    spec::{Data, Kind, Need, OnLost, Priority},
+    spec::{Data, Kind, Need, OnLost, Priority, Spec},
     wire_choice, wire_struct, wire_tuple,
 };
 
@@ -163,6 +163,30 @@ wire_struct! {
 const NO_SPEC: Hash = Hash([0; 32]);
 
 impl Rec {
+    /// A task as it is admitted: no attempt yet, and no version before it is written.
+    pub fn new(id: TaskId, spec: Spec, queued: Queued, submitted_at: u64) -> Self {
+        Self {
+            id,
+            ver: Ver::default(),
+            spec_hash: spec.hash(),
+            need: spec.need,
+            payload: spec.payload,
+            queued,
+            waited_ms: 0,
+            issued: 0,
+            live: Vec::new(),
+            past: Vec::new(),
+            past_dropped: 0,
+            crashes: 0,
+            losses: 0,
+            failures: 0,
+            cancel: false,
+            outcome: None,
+            delivered: false,
+            submitted_at,
+            ext: Ext::default(),
+        }
+    }
     /// What stands for a task of which only its origin's word is left: the outcome it has accepted (O2).
     /// Where the task itself turns up again, [`reconcile`] gives it back what it was.
     pub fn tombstone(id: TaskId, queued: Queued, outcome: Outcome, wall_ms: u64) -> Self {
@@ -188,27 +212,9 @@ impl Rec {
             on_split: None,
             ext: Ext::default(),
         };
-        Self {
-            id,
-            ver: Ver::default(),
-            spec_hash: NO_SPEC,
-            need,
-            payload: Data::EMPTY,
-            queued,
-            waited_ms: 0,
-            issued: 0,
-            live: Vec::new(),
-            past: Vec::new(),
-            past_dropped: 0,
-            crashes: 0,
-            losses: 0,
-            failures: 0,
-            cancel: false,
-            outcome: Some(outcome),
-            delivered: true,
-            submitted_at: wall_ms,
-            ext: Ext::default(),
-        }
+        let mut rec = Self::new(id, Spec { need, payload: Data::EMPTY }, queued, wall_ms);
+        (rec.spec_hash, rec.outcome, rec.delivered) = (NO_SPEC, Some(outcome), true);
+        rec
     }
     /// True when nothing more will happen to the task.
     pub fn terminal(&self) -> bool {

@@ -11,7 +11,7 @@ use crate::{
     codec,
     config::{BACKOFF_MAX_MS, CRASHES_MAX, LOSSES_MAX},
     face::Refusal,
-    ids::{Attempt, Origin, Peer, TaskId, Ver},
+    ids::{Attempt, Origin, Peer, TaskId},
     io::Event,
     mesh::Mesh,
     message::{
@@ -441,27 +441,7 @@ impl Mesh {
         if !spec.need.key.is_empty() {
             c.sched.keys.insert(spec.need.key.clone(), id);
         }
-        let rec = Rec {
-            id,
-            ver: Ver::default(),
-            spec_hash: spec.hash(),
-            need: spec.need,
-            payload: spec.payload,
-            queued,
-            waited_ms: 0,
-            issued: 0,
-            live: Vec::new(),
-            past: Vec::new(),
-            past_dropped: 0,
-            crashes: 0,
-            losses: 0,
-            failures: 0,
-            cancel: false,
-            outcome: None,
-            delivered: false,
-            submitted_at,
-            ext: Default::default(),
-        };
+        let rec = Rec::new(id, spec, queued, submitted_at);
         let need = rec.need.clone();
         self.event(Event::Submitted(id));
         self.write(rec);

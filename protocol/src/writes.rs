@@ -815,7 +815,7 @@ impl Mesh {
         self.sync_check();
     }
 
-    /// W5: the coordinator and the best K-1 followers, sticky.
+    /// W5: the coordinator and the best K-1 followers, sticky; one more while one of them is replaced.
     pub(crate) fn choose_replicas(&mut self) {
         let now = self.now;
         let sticky = self.cfg.tune.sticky_ms;
@@ -836,18 +836,21 @@ impl Mesh {
             let Some((_, _, p)) = rest.pop() else { break };
             keep.insert(p, now);
         }
-        if let Some((_, prio, p)) = rest.last().copied().filter(|_| keep.len() == want) {
-            // A clearly better one takes the seat of the weakest after ten minutes.
-            let weakest = keep
-                .iter()
-                .filter(|(_, t)| now >= **t + sticky)
-                .map(|(q, _)| (self.view.get(q).and_then(|m| m.advert.as_ref()).map_or(0, |a| a.prio), *q))
-                .min();
-            if let Some((low, q)) = weakest.filter(|(low, _)| *low < prio) {
-                let _ = low;
-                keep.remove(&q);
+        let prio_of = |p: &Peer| self.view.get(p).and_then(|m| m.advert.as_ref()).map_or(0, |a| a.prio);
+        let weakest = keep.iter().filter(|(_, t)| now >= **t + sticky).map(|(q, _)| (prio_of(q), *q)).min();
+        let joined = |q: &Peer| c.followers.get(q).is_some_and(|f| f.stage == Stage::Joined);
+        match (weakest, rest.last().copied()) {
+            // A clearly better one takes the seat of the weakest after ten minutes: it is given a seat of its own first...
+            (Some((low, _)), Some((_, prio, p))) if keep.len() == want && low < prio => {
                 keep.insert(p, now);
             }
+            // ...and the weakest gives up its own when as many others as there should be hold everything.
+            (Some((_, q)), _)
+                if self.open_rules() && keep.len() > want && keep.keys().filter(|p| **p != q && joined(p)).count() >= want =>
+            {
+                keep.remove(&q);
+            }
+            _ => {}
         }
         // Quorum mode: the voters and nobody else; both while the first voters are being settled.
         if !self.open_rules() {

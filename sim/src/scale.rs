@@ -152,27 +152,7 @@ fn store(tasks: usize) -> (Entries, usize) {
     let (mut size, mut entries) = (0, Vec::with_capacity(tasks));
     for seq in 1..=tasks as u64 {
         let id = TaskId { origin, inc: 1, seq };
-        let rec = Rec {
-            id,
-            ver: Ver { epoch, seq },
-            spec_hash: spec.hash(),
-            need: spec.need.clone(),
-            payload: spec.payload.clone(),
-            queued: Queued { epoch, seq },
-            waited_ms: 0,
-            issued: 0,
-            live: Vec::new(),
-            past: Vec::new(),
-            past_dropped: 0,
-            crashes: 0,
-            losses: 0,
-            failures: 0,
-            cancel: false,
-            outcome: None,
-            delivered: false,
-            submitted_at: 0,
-            ext: Default::default(),
-        };
+        let rec = Rec { ver: Ver { epoch, seq }, ..Rec::new(id, spec.clone(), Queued { epoch, seq }, 0) };
         let bytes = codec::encode(&rec);
         size = bytes.len();
         entries.push(([&[b't'][..], &id.key()].concat(), bytes));

@@ -108,7 +108,7 @@ pub(crate) mod fixture {
         ids::{Attempt, Epoch, Hash, Origin, Peer, TaskId, Ver},
         quorum::{MeshConfig, Mode, Voter},
         record::{End, Outcome, Queued, Rec},
-        spec::{Data, split},
+        spec::{Data, Spec, split},
     };
 
     use super::Check;
@@ -133,27 +133,8 @@ pub(crate) mod fixture {
     pub(crate) fn rec(id: TaskId, epoch: Epoch, seq: u64) -> Rec {
         let new = clawmesh_protocol::face::NewTask { skill: Some("echo".into()), ..Default::default() };
         let (need, work) = split(&new).unwrap();
-        Rec {
-            id,
-            ver: Ver { epoch, seq },
-            spec_hash: Hash::default(),
-            need,
-            payload: Data::Inline(clawmesh_protocol::codec::Blob(work)),
-            queued: Queued { epoch, seq },
-            waited_ms: 0,
-            issued: 0,
-            live: Vec::new(),
-            past: Vec::new(),
-            past_dropped: 0,
-            crashes: 0,
-            losses: 0,
-            failures: 0,
-            cancel: false,
-            outcome: None,
-            delivered: false,
-            submitted_at: 0,
-            ext: Default::default(),
-        }
+        let spec = Spec { need, payload: Data::Inline(clawmesh_protocol::codec::Blob(work)) };
+        Rec { ver: Ver { epoch, seq }, ..Rec::new(id, spec, Queued { epoch, seq }, 0) }
     }
     pub(crate) fn outcome(end: End, k: u32) -> Outcome {
         Outcome {
