@@ -754,7 +754,12 @@ impl Mesh {
         }
     }
 
-    pub(crate) fn on_not_coordinator(&mut self, _from: Peer, n: crate::message::NotCoordinator) {
+    pub(crate) fn on_not_coordinator(&mut self, from: Peer, n: crate::message::NotCoordinator) {
+        if self.co.is_none() && !self.leader_alive() && self.leader.as_ref().is_some_and(|l| l.peer == from) {
+            // Its heartbeats have ended, and it says so itself.  As long as nobody else can be had (no majority, say),
+            // everything that waits for a coordinator would be sent to it ten times a second.
+            self.leader = None;
+        }
         // E11: a hint, never followed to a lower epoch.
         if let Some(p) = n.leader.filter(|p| *p != self.me && (n.epoch >= self.side.promised || mutant::on(36)) && self.view.is_usable(p))
             && self.co.is_none()
