@@ -60,7 +60,7 @@ impl Mesh {
         let Some(l) = &self.leader else { return false };
         let heard = self.now.saturating_sub(l.last_hb) < self.t_suspect();
         let answered = self.now.saturating_sub(l.two_way) < 3 * self.t_suspect() || mutant::on(27);
-        let left = self.view.get(&l.peer).is_some_and(crate::view::Member::left);
+        let left = self.view.get(&l.peer).is_some_and(crate::view::Member::away);
         heard && !left && (answered || !self.in_council_or_replica())
     }
 
@@ -201,6 +201,7 @@ impl Mesh {
         }
         if self.store_bad
             || self.leaving
+            || self.asleep()
             || self.too_old()
             || self.tilted()
             || !self.may_lead_voters()
@@ -297,16 +298,16 @@ impl Mesh {
 
     /// This node has just started, and a member of its earlier life may turn up at any moment.
     fn may_yet_come(&self) -> bool {
-        self.now < self.born + BOOT_WAIT_MS && self.view.members.values().any(|m| !m.linked && !m.refused && !m.left())
+        self.now < self.born + BOOT_WAIT_MS && self.view.members.values().any(|m| !m.linked && !m.refused && !m.away())
     }
 
     fn all_left(&self) -> bool {
-        !self.view.members.is_empty() && self.view.members.values().all(crate::view::Member::left)
+        !self.view.members.is_empty() && self.view.members.values().all(crate::view::Member::away)
     }
 
     pub(crate) fn on_pre(&mut self, from: Peer, p: Pre) {
         let round = p.round;
-        if self.tilted() || self.leaving {
+        if self.tilted() || self.leaving || self.asleep() {
             return self.send(from, Message::PreOk(PreOk { round, n: self.side.promised.n, store: self.store, ext: Default::default() }));
         }
         if let Some(c) = self.co.as_ref().filter(|c| c.phase == Phase::Serving) {
@@ -554,6 +555,9 @@ impl Mesh {
             return self.event(Event::Dropped("heartbeat"));
         }
         self.hear_proto(h.proto);
+        if self.asleep() {
+            return;
+        }
         if self.co.is_some() {
             return self.meet(from, h.epoch, h.weight, h.majority);
         }

@@ -90,6 +90,10 @@ pub enum Command {
     ChangeQuorum(Change, Vec<Peer>, Vec<Peer>),
     /// Leave in order: running work is handed back, `Bye` is said.  Answered when done.
     Leave,
+    /// The machine is about to sleep (L3).  Answered when the others have been told, within milliseconds.
+    Suspend,
+    /// The machine is awake again, or the sleep was called off.
+    Resume,
 }
 
 /// Most tasks in one [`Command::Submit`].

@@ -78,7 +78,7 @@ impl Mesh {
         let (mut here, mut elsewhere, mut best_here) = (0, 0, None);
         for id in self.settings.iter().flat_map(marks) {
             let reached = id == me || known.get(&id).is_some_and(|m| m.usable());
-            if !reached && known.get(&id).is_some_and(|m| m.left() || (m.refused && !m.linked)) {
+            if !reached && known.get(&id).is_some_and(|m| m.away() || (m.refused && !m.linked)) {
                 // It runs nowhere: its host says so, or it said so itself.
                 continue;
             }

@@ -194,6 +194,8 @@ pub enum Event {
     Configured(Ver, u64),
     /// A replica counts for the writes of this epoch.
     Joined(Epoch, Peer),
+    /// A replica that counted gives up its seat (W5), because it can't be reached or a better one has joined.
+    Unseated(Epoch, Peer),
     /// A task became known to this coordinator.
     Submitted(TaskId),
     /// A write became stable: who has it, including this node.

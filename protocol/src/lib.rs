@@ -26,6 +26,7 @@ pub mod rule;
 mod schedule;
 pub mod skill;
 pub mod spec;
+mod suspend;
 mod table;
 mod takeover;
 pub mod time;

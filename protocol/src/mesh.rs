@@ -117,6 +117,8 @@ pub struct Mesh {
     pub(crate) full: bool,
     pub(crate) leaving: bool,
     pub(crate) left: Option<u64>,
+    /// It has said that its machine sleeps, and comes back by itself then (L3).
+    pub(crate) asleep_until: Option<u64>,
     pub(crate) leave_req: Option<u64>,
 
     pub(crate) view: View,
@@ -220,6 +222,7 @@ impl Mesh {
             full: false,
             leaving: false,
             left: None,
+            asleep_until: None,
             leave_req: None,
             view: View::default(),
             facts: Facts::default(),
@@ -363,6 +366,7 @@ impl Mesh {
             self.event(Event::Tilt(cut));
             self.rule(Rule::L1);
             self.after_gap();
+            self.wake_up();
         }
     }
 
@@ -371,12 +375,17 @@ impl Mesh {
     }
 
     fn on_tick(&mut self) {
+        self.tick_suspend();
         self.tick_election();
         self.tick_coord();
         self.tick_handover();
         self.tick_worker();
         self.tick_origin();
         self.tick_asks();
+        if self.asleep() {
+            // An advert would say that it is awake.
+            return;
+        }
         if self.now >= self.advert_at {
             self.publish_advert();
         }
@@ -461,7 +470,7 @@ impl Mesh {
         let now = self.now;
         let m = self.view.entry(p);
         (m.linked, m.silent, m.heard_at, m.refused) = (true, false, now, false);
-        m.asked = None;
+        (m.asked, m.asleep) = (None, None);
         self.event(Event::Member(p, "up"));
         let advert = self.advert();
         self.send(p, Message::Advert(advert));
@@ -512,6 +521,14 @@ impl Mesh {
 
     fn on_bye(&mut self, from: Peer, b: crate::message::Bye) {
         let m = self.view.entry(from);
+        if b.asleep {
+            // Its attempts are left alone as those of any silent worker (S4): it may be back in a minute.
+            m.asleep = Some((b.boot, b.beat));
+            self.event(Event::Member(from, "asleep"));
+            self.rule(Rule::L3);
+            self.coord_unlink(from);
+            return self.suspect_link(from);
+        }
         m.bye = Some(b.boot);
         self.event(Event::Member(from, "bye"));
         self.rule(Rule::L3);
@@ -567,6 +584,11 @@ impl Mesh {
         }
     }
 
+    /// Number of the last advert.
+    pub(crate) fn advert_beat(&self) -> u64 {
+        self.advert_beat
+    }
+
     /// Gossips the advert now and plans the next.
     pub(crate) fn publish_advert(&mut self) {
         let period = self.advert_period();
@@ -593,6 +615,9 @@ impl Mesh {
         }
         if m.bye.is_some_and(|b| b < a.boot) {
             m.bye = None;
+        }
+        if m.asleep.is_some_and(|last| last < (a.boot, a.beat)) {
+            m.asleep = None;
         }
         let hash = a.skills;
         let dial = (!m.linked && !a.mesh.is_empty() && now >= m.dialled_at + 5_000).then(|| a.mesh.clone());
@@ -857,6 +882,7 @@ impl Mesh {
         self.cfg.can_lead
             && !self.store_bad
             && !self.leaving
+            && !self.asleep()
             && !self.tilted()
             && self.may_lead_voters()
             && !self.barred()

@@ -357,7 +357,16 @@ wire_struct! {
 }
 wire_struct! {
     /// I leave in order: nothing of mine runs any more (E9, L3).
-    pub struct Bye { 1 => boot: u64, 2 => epoch: Epoch, /** Attempts that were ended by leaving. */ 3 => why: String }
+    pub struct Bye {
+        1 => boot: u64,
+        2 => epoch: Epoch,
+        /** Attempts that were ended by leaving. */
+        3 => why: String,
+        /** Its machine sleeps: it is the same boot that comes back, and what it runs goes on then (L3). */
+        4 => asleep: bool,
+        /** Number of its last advert: a later one says that it is awake. */
+        5 => beat: u64,
+    }
 }
 wire_struct! {
     /// Not now: ask again after this many ms (S9).  For a submit, `id` says which.

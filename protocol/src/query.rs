@@ -89,7 +89,7 @@ impl Mesh {
     }
 
     pub(crate) fn on_command(&mut self, req: u64, cmd: Command) {
-        if self.leaving && !matches!(cmd, Command::Status | Command::Leave | Command::Forget(_)) {
+        if self.leaving && !matches!(cmd, Command::Status | Command::Leave | Command::Suspend | Command::Forget(_)) {
             let message = "this node is stopping: use another node".into();
             return self.reply(req, Reply::Refused(Refusal::NoCoordinator { message }));
         }
@@ -127,6 +127,11 @@ impl Mesh {
             }
             Command::Adopt => self.ask(req, Message::Adopt(Adopt { req, ext: Default::default() })),
             Command::Leave => self.leave(req),
+            Command::Suspend => self.suspend(req),
+            Command::Resume => {
+                self.wake_up();
+                self.reply(req, Reply::Ok);
+            }
         }
     }
 

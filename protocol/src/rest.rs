@@ -20,7 +20,7 @@ impl Mesh {
     /// For how long this node does nothing but say that it is there, if nobody says anything else, ms of awake time.
     /// None: something is under way, or it does not know who coordinates.
     pub fn rest(&self) -> Option<u64> {
-        let busy = self.at_work() || self.tilted() || self.leaving || self.store_bad || self.round.is_some();
+        let busy = self.at_work() || self.tilted() || self.leaving || self.asleep() || self.store_bad || self.round.is_some();
         if busy || self.election_at.is_some() || self.wait_higher.is_some() || self.inventory_at.is_some() {
             return None;
         }

@@ -46,6 +46,8 @@ pub(crate) struct Member {
     pub(crate) refused: bool,
     /// It said `Bye` in this boot.
     pub(crate) bye: Option<u64>,
+    /// It said that its machine sleeps: boot, and number of its last advert.
+    pub(crate) asleep: Option<(u64, u64)>,
     pub(crate) catalogue: Option<Catalogue>,
     /// Its runnable skills, for placement.
     pub(crate) runnable: BTreeSet<String>,
@@ -70,12 +72,20 @@ impl Member {
     pub(crate) fn left(&self) -> bool {
         self.bye.is_some_and(|b| b >= self.boot())
     }
+    /// It coordinates and answers nobody now, by its own word.
+    pub(crate) fn away(&self) -> bool {
+        self.left() || self.asleep.is_some()
+    }
     pub(crate) fn usable(&self) -> bool {
-        self.linked && !self.silent && !self.left()
+        self.linked && !self.silent && !self.away()
     }
     pub(crate) fn state(&self, now: u64, period: u64) -> &'static str {
         let fresh = self.advert.is_some() && now.saturating_sub(self.advert_at) < 3 * period;
-        if self.left() || (!self.linked && !fresh) {
+        if self.left() {
+            "offline"
+        } else if self.asleep.is_some() {
+            "asleep"
+        } else if !self.linked && !fresh {
             "offline"
         } else if !self.linked || self.silent {
             "suspect"

@@ -628,7 +628,10 @@ impl Mesh {
         self.step_down("this node leaves");
         self.leader = None;
         for p in self.view.linked().collect::<Vec<_>>() {
-            self.send_durable(p, Message::Bye(crate::message::Bye { boot, epoch, why: "stop".into(), ext: Default::default() }));
+            self.send_durable(
+                p,
+                Message::Bye(crate::message::Bye { boot, epoch, why: "stop".into(), asleep: false, beat: 0, ext: Default::default() }),
+            );
         }
         if let Some(req) = self.leave_req.take() {
             self.reply_durable(req, crate::face::Reply::Ok);

@@ -863,9 +863,13 @@ impl Mesh {
         let new: Vec<Peer> = keep.keys().filter(|p| !c.replicas.contains_key(p)).copied().collect();
         let gone: Vec<Peer> = c.replicas.keys().filter(|p| !keep.contains_key(p)).copied().collect();
         c.replicas = keep;
+        let epoch = c.epoch;
         for p in gone {
-            if let Some(f) = c.followers.get_mut(&p) {
-                f.stop_stream();
+            let Some(f) = self.co.as_mut().and_then(|c| c.followers.get_mut(&p)) else { continue };
+            let joined = f.stage == Stage::Joined;
+            f.stop_stream();
+            if joined {
+                self.event(Event::Unseated(epoch, p));
             }
         }
         for p in new {

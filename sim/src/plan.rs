@@ -148,7 +148,7 @@ pub enum Fault {
     Ring,
     /// The links of a node stall one by one, and come back one by one in another order.
     Swizzle,
-    /// A machine sleeps for minutes or hours, as with a closed lid.
+    /// A machine sleeps for minutes or hours, as with a closed lid; half of them say so before.
     Sleep,
     /// A node handles everything late for a while.
     SlowCpu,

@@ -274,7 +274,13 @@ impl Backend for Fake {
                     self.world().draining = d;
                     Reply::Ok
                 }
-                Command::Forget(_) | Command::ForgetNode(_) | Command::Adopt | Command::ChangeQuorum(..) | Command::Leave => Reply::Ok,
+                Command::Forget(_)
+                | Command::ForgetNode(_)
+                | Command::Adopt
+                | Command::ChangeQuorum(..)
+                | Command::Leave
+                | Command::Suspend
+                | Command::Resume => Reply::Ok,
             })
         }
         .boxed()

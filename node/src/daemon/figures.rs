@@ -125,6 +125,7 @@ impl Figures {
             Event::SteppedDown(epoch, why) => tracing::info!(?epoch, why, "stepped down"),
             Event::Following(epoch) => tracing::info!(?epoch, "following"),
             Event::Configured(written, change) => tracing::info!(?written, change, "the voters of the mesh"),
+            Event::Unseated(epoch, peer) => tracing::info!(?epoch, %peer, "a replica gave up its seat"),
             Event::Joined(epoch, peer) => tracing::info!(?epoch, %peer, "a replica counts"),
             Event::Stable { took_ms, copies, .. } => {
                 self.stable.observe(ms(*took_ms));

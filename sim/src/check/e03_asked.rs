@@ -67,6 +67,9 @@ impl Check for Asked {
                     _ => {}
                 }
             }
+            Fact::Event(Event::Member(_, "is awake")) => {
+                self.left.remove(&e.node);
+            }
             Fact::Event(Event::SteppedDown(..)) => (n.leads, n.ended_at) = (false, Some(e.at)),
             Fact::Event(Event::Claimed(epoch)) => {
                 let again = std::mem::replace(&mut n.leads, true) || n.ended_at == Some(e.at);

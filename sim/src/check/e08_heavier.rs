@@ -25,6 +25,8 @@ pub(super) struct Heavier {
     links: BTreeMap<(usize, Peer), u64>,
     /// Who stood still lately.
     stopped: BTreeMap<usize, u64>,
+    /// Who has let followers go lately, because what they hold did not come: they follow it, and weigh nothing.
+    stalled: BTreeMap<usize, u64>,
     /// Who was deposed by another one, when, and since when it had served.
     deposed: Option<(usize, u64, u64)>,
     granted: BTreeMap<usize, u64>,
@@ -71,6 +73,9 @@ impl Check for Heavier {
             Fact::Paused(_) => {
                 self.stopped.insert(e.node, e.at);
             }
+            Fact::Event(Event::Dropped("stalled_follower")) => {
+                self.stalled.insert(e.node, e.at);
+            }
             Fact::Link(p, up) => {
                 if *up {
                     self.links.entry((e.node, *p)).or_insert(e.at);
@@ -98,7 +103,10 @@ impl Check for Heavier {
                 let other = disks.node(epoch.peer).and_then(|n| self.serving.get(&n));
                 let both = other.is_some_and(|t| *t + SERVED_MS <= e.at) && since + SERVED_MS <= e.at;
                 let lately = |t: Option<&u64>| t.is_some_and(|t| e.at < t + 2 * STEADY_MS);
-                let odd = lately(self.stopped.get(&e.node)) || lately(self.granted.get(&e.node)) || epoch.n >= VOTED;
+                let odd = lately(self.stopped.get(&e.node))
+                    || lately(self.stalled.get(&e.node))
+                    || lately(self.granted.get(&e.node))
+                    || epoch.n >= VOTED;
                 if (node, at) != (e.node, e.at) || !both || odd || disks.config(e.node).is_some() {
                     return Ok(());
                 }

@@ -190,6 +190,22 @@ impl Check for StableFirst {
                     self.joined.entry(*epoch).or_default().insert(n, e.at);
                 }
             }
+            // Who is no replica any more does not count, if enough others do: otherwise it should have kept its seat (W5).
+            Fact::Event(Event::Unseated(epoch, p)) => {
+                let (Some(j), Some(n)) = (self.joined.get_mut(epoch), disks.node(*p)) else { return Ok(()) };
+                if j.keys().filter(|x| **x != n && **x != e.node).count() + 1 >= self.copies {
+                    j.remove(&n);
+                }
+            }
+            // Who says that it sleeps holds what it holds, and answers nobody.
+            Fact::Event(Event::Member(p, "asleep")) => {
+                if let Some(n) = disks.node(*p) {
+                    let me = disks.peers.get(e.node).copied();
+                    self.joined.iter_mut().filter(|(x, _)| Some(x.peer) == me).for_each(|(_, j)| {
+                        j.remove(&n);
+                    });
+                }
+            }
             // A replica that stalls, or joins again, does not count until it has caught up.
             Fact::Event(Event::Dropped("stalled_follower")) => {
                 let me = disks.peers.get(e.node).copied();

@@ -8,9 +8,14 @@ use crate::{
     rng::Dice,
 };
 
+/// From the announcement of a sleep to the sleep itself, ms: a machine waits for who has something to do, but not for long.
+const DOZE_MS: u64 = 300;
+
 /// The end of a fault.
 pub(super) enum Undo {
     Resume(usize, u64),
+    /// A sleep that was announced begins.
+    Doze(usize, u64),
     Cut(Vec<(usize, usize)>),
     /// A fault that begins later: the way from this side of a pair stalls.
     Clog(usize, usize),
@@ -187,7 +192,14 @@ impl World {
     /// A machine sleeps; what is left of the storm may be shorter, then it wakes in peace.
     fn sleep(&mut self, node: usize) {
         let life = self.nodes[node].life;
-        self.stop_process(node, true);
+        if self.nodes[node].core.is_some() && self.now.is_multiple_of(2) {
+            // As with logind: the node is told before, and has its word with the others.
+            self.count("sometimes: a machine said that it sleeps");
+            self.ask_to_sleep(node);
+            self.after(DOZE_MS, What::Undo(Undo::Doze(node, life)));
+        } else {
+            self.stop_process(node, true);
+        }
         // Nothing on the way outlives the sleep: its sockets have timed out.
         let left = self.storm_ends.saturating_sub(self.now).max(5_000);
         self.undo_in(5_000, left, Undo::Resume(node, life));
@@ -214,6 +226,11 @@ impl World {
 
     pub(super) fn undo(&mut self, undo: Undo) {
         match undo {
+            Undo::Doze(node, life) => {
+                if self.nodes[node].life == life && !self.calm {
+                    self.stop_process(node, true);
+                }
+            }
             Undo::Resume(node, life) => {
                 if self.nodes[node].life == life {
                     self.stop_process(node, false);

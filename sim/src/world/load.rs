@@ -275,6 +275,10 @@ impl World {
         self.ask(node, Ask::Leave, Command::Leave);
     }
 
+    pub(super) fn ask_to_sleep(&mut self, node: usize) {
+        self.ask(node, Ask::Other, Command::Suspend);
+    }
+
     /// The programs that asked a dead process have lost their answers.
     pub(super) fn forget_users(&mut self, node: usize) {
         self.load.asked.retain(|_, (n, _)| *n != node);

@@ -597,6 +597,7 @@ impl World {
             Event::SteppedDown(_, why) => format!("stepped down: {why}"),
             Event::Following(_) => "event: following".into(),
             Event::Configured(_, n) => format!("voters: change {}", n.min(&9)),
+            Event::Unseated(..) => "event: unseated".into(),
             Event::Joined(..) => "event: joined".into(),
             Event::Submitted(_) => "event: submitted".into(),
             Event::Stable { copies, .. } => format!("stable with {copies} copies"),
