@@ -11,6 +11,7 @@ mod facts;
 mod net;
 mod nursery;
 mod output;
+mod power;
 mod skills;
 mod store;
 mod telemetry;

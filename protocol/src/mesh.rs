@@ -469,6 +469,10 @@ impl Mesh {
     fn on_up(&mut self, p: Peer) {
         let now = self.now;
         let m = self.view.entry(p);
+        if !m.linked {
+            // Who left has come back, although its advert is still on its way: an election has to ask it (E3).
+            m.bye = None;
+        }
         (m.linked, m.silent, m.heard_at, m.refused) = (true, false, now, false);
         (m.asked, m.asleep) = (None, None);
         self.event(Event::Member(p, "up"));

@@ -46,6 +46,7 @@ pub struct MeshBuilder {
     nodes: usize,
     args: Vec<String>,
     own: Vec<(usize, Vec<String>)>,
+    env: Vec<(usize, String, String)>,
     netns: Vec<String>,
     port: Option<u16>,
     alone: bool,
@@ -62,6 +63,12 @@ impl MeshBuilder {
     #[must_use]
     pub fn node_args(mut self, node: usize, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.own.push((node, args.into_iter().map(Into::into).collect()));
+        self
+    }
+    /// A variable of one node's process.
+    #[must_use]
+    pub fn node_env(mut self, node: usize, name: &str, value: &str) -> Self {
+        self.env.push((node, name.to_owned(), value.to_owned()));
         self
     }
     /// Each node runs in its own network namespace.
@@ -96,6 +103,9 @@ impl MeshBuilder {
             }
             if let Some(port) = self.port {
                 node = node.port(port);
+            }
+            for (_, name, value) in self.env.iter().filter(|(n, ..)| *n == i) {
+                node = node.env(name, value);
             }
             let own = self.own.iter().filter(|(n, _)| *n == i).flat_map(|(_, a)| a.clone());
             let priority = (100 - i).to_string();
@@ -141,7 +151,7 @@ impl Mesh {
     }
     /// A mesh to be described.
     pub fn of(nodes: usize) -> MeshBuilder {
-        MeshBuilder { nodes, args: Vec::new(), own: Vec::new(), netns: Vec::new(), port: None, alone: false }
+        MeshBuilder { nodes, args: Vec::new(), own: Vec::new(), env: Vec::new(), netns: Vec::new(), port: None, alone: false }
     }
     /// The test's own directory.
     pub fn dir(&self) -> &Path {

@@ -174,7 +174,7 @@ impl Figures {
 
     /// Sets what is a state, not a count.
     pub(crate) fn status(&self, s: &StatusView) {
-        for state in ["online", "suspect", "draining", "offline"] {
+        for state in ["online", "suspect", "draining", "asleep", "offline"] {
             let n = s.members.iter().filter(|m| m.state == state).count();
             self.nodes.get_or_create(&Owned { kind: state.into() }).set(i64::try_from(n).unwrap_or(i64::MAX));
         }

@@ -29,8 +29,9 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::driver::Call;
 use self::{
-    driver::{CALLS_MAX, Call, Driver, End, Hands, INPUTS_MAX, Sources},
+    driver::{CALLS_MAX, Driver, End, Hands, INPUTS_MAX, Sources},
     figures::Figures,
     home::KnownPeer,
 };
@@ -370,6 +371,8 @@ async fn node(args: UpArgs, output: Output) -> Result<(), Failure> {
     let helpers = CancellationToken::new();
     spawn_helpers(&helpers, library, shelf, sampler, inputs, store.clone(), net.clone());
     spawn_bulk(&helpers, bulk_requests, store.clone(), exec.clone());
+    let runs = exec.clone();
+    tokio::spawn(helpers.clone().run_until_cancelled_owned(crate::power::watch(calls.clone(), move || !runs.running().is_empty())));
     tokio::spawn(keep_peers(helpers.clone(), home_dir.clone(), known, learned_rx));
 
     announce(&output, &args, &name, me, addr, created, &home_dir, &net);

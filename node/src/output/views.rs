@@ -64,7 +64,7 @@ impl Output {
             .map(|m| {
                 let tone = match m.state.as_str() {
                     "online" => Tone::Good,
-                    "suspect" | "draining" => Tone::Warn,
+                    "suspect" | "draining" | "asleep" => Tone::Warn,
                     _ => Tone::Bad,
                 };
                 let mut marks = Vec::new();

@@ -86,7 +86,8 @@ impl Check for InTurn {
             Fact::Event(Event::Submitted(id)) if !self.holding.contains(&e.node) => {
                 self.waiting.entry(e.node).or_default().insert(*id, e.at);
             }
-            Fact::Event(Event::Decided(id, ..)) => {
+            // An attempt may end before it could leave: its worker was gone before its record was stable.
+            Fact::Event(Event::Decided(id, ..) | Event::AttemptEnded(id, ..)) => {
                 self.waiting.entry(e.node).or_default().remove(id);
             }
             Fact::Event(Event::Assigned(id, a, ..)) => return self.assigned(e, id, a.k),
