@@ -20,17 +20,21 @@ enum Going {
     Killed,
     CutOff,
     InOrder,
+    /// The process stands still.
+    Stopped,
+    /// What it says arrives, and nothing arrives at it.
     Deaf,
 }
 
 impl Going {
-    const ALL: [Self; 4] = [Self::Killed, Self::CutOff, Self::InOrder, Self::Deaf];
+    const ALL: [Self; 5] = [Self::Killed, Self::CutOff, Self::InOrder, Self::Stopped, Self::Deaf];
     fn name(self) -> &'static str {
         match self {
             Self::Killed => "SIGKILL",
             Self::CutOff => "silent partition",
             Self::InOrder => "clean stop",
-            Self::Deaf => "deaf (SIGSTOP)",
+            Self::Stopped => "SIGSTOP",
+            Self::Deaf => "nothing reaches it (deaf)",
         }
     }
     fn key(self) -> &'static str {
@@ -38,6 +42,7 @@ impl Going {
             Self::Killed => "sigkill",
             Self::CutOff => "partition",
             Self::InOrder => "clean_stop",
+            Self::Stopped => "sigstop",
             Self::Deaf => "deaf",
         }
     }
@@ -46,14 +51,16 @@ impl Going {
             Self::Killed => node.kill(),
             Self::CutOff => lan.unplug(at),
             Self::InOrder => drop(node.terminate()),
-            Self::Deaf => node.pause(),
+            Self::Stopped => node.pause(),
+            Self::Deaf => lan.cut((0..lan.machines().len()).filter(|m| *m != at).map(|m| (m, at))),
         }
     }
     fn mend(self, lan: &Lan, at: usize, node: &Node) {
         match self {
             Self::Killed | Self::InOrder => node.start(),
             Self::CutOff => lan.plug(at),
-            Self::Deaf => node.resume(),
+            Self::Stopped => node.resume(),
+            Self::Deaf => lan.heal(),
         }
     }
 }
@@ -64,24 +71,75 @@ fn outage(lan: &Lan, mesh: &Mesh, how: Going) -> Duration {
     let at = mesh.nodes().iter().position(|n| n.name() == old.name()).expect("it is one of them");
     let door = &mesh[(at + 1) % mesh.nodes().len()];
     let epoch = door.status().expect("a status")["epoch"].as_u64();
-    let one = json!([{ "skill": "echo", "input": "1" }]);
     let blow = Instant::now();
     let took = thread::scope(|s| {
-        // A clean stop takes its time, and most of it passes after the hand-over.
+        // A clean stop takes its time, and most of it passes after the hand-over.  The old one may serve for a moment longer.
         s.spawn(|| how.strike(lan, at, old));
-        loop {
-            let answer = door.api_within(TAKEOVER_MAX, "POST", "/api/v1/tasks", Some(&one));
-            let took = blow.elapsed();
-            let acknowledged = answer.is_ok_and(|a| a.status == 200 && a.json()["tasks"][0]["id"].is_string());
-            // The old one may have served a moment longer.
-            if acknowledged && door.status().is_ok_and(|s| s["epoch"].as_u64() > epoch) {
-                return took;
-            }
-            assert!(took < TAKEOVER_MAX, "{}: nobody took over; {:?}", how.name(), door.status());
-            thread::sleep(Duration::from_millis(1));
-        }
+        acknowledged(door, blow, epoch)
     });
     how.mend(lan, at, old);
+    wait_until("all are members again", LONG, || mesh.agreed(true).map(|_| ()));
+    took
+}
+
+/// Asks through `door` until a task is acknowledged by a coordinator of another epoch than this one.
+fn acknowledged(door: &Node, from: Instant, not_in: Option<u64>) -> Duration {
+    let one = json!([{ "skill": "echo", "input": "1" }]);
+    loop {
+        let answer = door.api_within(TAKEOVER_MAX, "POST", "/api/v1/tasks", Some(&one));
+        let took = from.elapsed();
+        let ok = answer.is_ok_and(|a| a.status == 200 && a.json()["tasks"][0]["id"].is_string());
+        if ok && (not_in.is_none() || door.status().is_ok_and(|s| s["epoch"].as_u64() != not_in)) {
+            return took;
+        }
+        assert!(took < TAKEOVER_MAX, "nobody takes work; {:?}", door.status());
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The best node, `n0`, goes and comes, three seconds each: the longest time in which a node that stays got no task
+/// acknowledged.  In the first run it coordinates when it begins; then it is waited for longer and longer (E9).
+fn flapping(lan: &Lan, mesh: &Mesh, flaps: u64) -> Duration {
+    let (at, door) = (0, &mesh[1]);
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let longest = thread::scope(|s| {
+        let user = s.spawn(|| {
+            let mut longest = Duration::ZERO;
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                longest = longest.max(acknowledged(door, Instant::now(), None));
+                thread::sleep(Duration::from_millis(20));
+            }
+            longest
+        });
+        for _ in 0..flaps {
+            lan.unplug(at);
+            thread::sleep(Duration::from_secs(3));
+            lan.plug(at);
+            thread::sleep(Duration::from_secs(3));
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        user.join().expect("the user")
+    });
+    wait_until("all are members again", LONG, || mesh.agreed(true).map(|_| ()));
+    longest
+}
+
+/// A coordinator that was cut off comes back while another one serves: until all agree on one, and until a task that the one
+/// who comes back is given is acknowledged.
+fn heal(lan: &Lan, mesh: &Mesh) -> Duration {
+    let old = mesh.settled();
+    let at = mesh.nodes().iter().position(|n| n.name() == old.name()).expect("it is one of them");
+    let door = &mesh[(at + 1) % mesh.nodes().len()];
+    let epoch = door.status().expect("a status")["epoch"].as_u64();
+    lan.unplug(at);
+    acknowledged(door, Instant::now(), epoch);
+    // Long enough for all connections to be given up.
+    thread::sleep(Duration::from_secs(6));
+    lan.plug(at);
+    let mended = Instant::now();
+    wait_until("all agree again", LONG, || mesh.agreed(false).map(|_| ()));
+    acknowledged(old, mended, None);
+    let took = mended.elapsed();
     wait_until("all are members again", LONG, || mesh.agreed(true).map(|_| ()));
     took
 }
@@ -103,14 +161,23 @@ fn takeover_figures_of_real_processes() {
         // Equal priorities: nobody takes over for any other reason.
         let mesh = Mesh::of(size.into()).netns(lan.machines()).args(["--priority", "100"]).alone().start();
         let mut figures = json!({ "nodes": size, "runs": runs });
-        for how in Going::ALL {
-            let mut took: Vec<f64> = (0..runs).map(|_| outage(&lan, &mesh, how).as_secs_f64()).collect();
+        let mut told = |what: &str, key: &str, took: Vec<Duration>| {
+            let mut took: Vec<f64> = took.iter().map(Duration::as_secs_f64).collect();
             took.sort_by(f64::total_cmp);
             let (p50, p99) = (percentile(&took, 0.5), percentile(&took, 0.99));
             let longest = took.last().copied().unwrap_or(f64::NAN);
-            println!("| {size} | {} | {runs} | {p50:.2} | {p99:.2} | {longest:.2} |", how.name());
-            figures[how.key()] = json!({ "p50_s": p50, "p99_s": p99, "all_s": took });
+            println!("| {size} | {what} | {} | {p50:.2} | {p99:.2} | {longest:.2} |", took.len());
+            figures[key] = json!({ "p50_s": p50, "p99_s": p99, "all_s": took });
+        };
+        for how in Going::ALL {
+            told(how.name(), how.key(), (0..runs).map(|_| outage(&lan, &mesh, how)).collect());
         }
+        told("comes back after a partition (heal)", "heal", (0..runs).map(|_| heal(&lan, &mesh)).collect());
+        let flaps = runs.div_ceil(4);
+        drop(mesh);
+        let mesh =
+            Mesh::of(size.into()).netns(lan.machines()).args(["--priority", "100"]).node_args(0, ["--priority", "200"]).alone().start();
+        told("the best node flaps, four times each", "flapping", (0..flaps).map(|_| flapping(&lan, &mesh, 4)).collect());
         println!("{figures}");
     }
 }
