@@ -68,6 +68,8 @@ pub enum Fact {
     Acked(TaskId, u32),
     /// A local program was told the task's end.
     Ended(TaskId, String),
+    /// Somebody who asked about a task was shown its end: when it ended, wall clock ms, and the exit code.
+    Read(TaskId, u64, Option<i32>),
     /// The process stands still (SIGSTOP, suspend), or goes on.
     Paused(bool),
     /// What is sent to this node waits from now on, although its links are up; or it hears again.

@@ -1,4 +1,7 @@
-//! I6 (quorum mode): whatever is told of a task's outcome, to its origin or by it, is one and the same.
+//! I6 (quorum mode): whatever is told of a task's outcome, to its origin, by it, or to whoever asks, is one and the same.
+//!
+//! This is the linearizability of a task's outcome, a register that is written once: a question that is not answered with the
+//! end may be answered from before it (W1 promises nothing for these), so equal ends in any order are all there is to check.
 
 use std::collections::BTreeMap;
 
@@ -13,9 +16,23 @@ pub(super) struct OneWord {
     ledger: Ledger,
     voted: BTreeMap<TaskId, bool>,
     told: BTreeMap<TaskId, Outcome>,
+    read: BTreeMap<TaskId, (u64, Option<i32>)>,
 }
 
 impl OneWord {
+    /// Who asks sees the same end as everybody who asked before, and as the origin.
+    fn read(&mut self, id: TaskId, end: (u64, Option<i32>)) -> Result<(), String> {
+        if self.voted.get(&id) != Some(&true) {
+            return Ok(());
+        }
+        let first = *self.read.entry(id).or_insert(end);
+        let told = self.told.get(&id).map_or(first, |o| (o.ended_at, o.exit));
+        if end == first && end == told {
+            return Ok(());
+        }
+        Err(format!("{id:?} is shown to have ended at {} with {:?}, and before at {} with {:?}", end.0, end.1, told.0, told.1))
+    }
+
     fn tell(&mut self, id: TaskId, o: &Outcome) -> Result<(), String> {
         if self.voted.get(&id) != Some(&true) {
             return Ok(());
@@ -25,7 +42,7 @@ impl OneWord {
             Some(_) => Ok(()),
             None => {
                 self.told.insert(id, o.clone());
-                Ok(())
+                self.read.get(&id).copied().map_or(Ok(()), |end| self.read(id, end))
             }
         }
     }
@@ -46,6 +63,7 @@ impl Check for OneWord {
                 }
                 Ok(())
             }
+            Fact::Read(id, at, exit) => self.read(*id, (*at, *exit)),
             Fact::Sent(_, m) => match &**m {
                 Message::Deliver(d) => self.tell(d.id, &d.outcome),
                 Message::Delivered(d) => self.tell(d.id, &d.outcome),
@@ -84,5 +102,24 @@ mod tests {
         assert!(!run(true, outcome(End::Done, 1)));
         assert!(run(true, outcome(End::Failed, 2)));
         assert!(!run(false, outcome(End::Failed, 2)));
+    }
+
+    #[test]
+    fn an_end_that_another_user_reads_is_the_same() {
+        let deliver = |o: Outcome| {
+            let m = Deliver { epoch: voted(1, 0), id: task(1), outcome: o, ext: Default::default() };
+            (0, Fact::Sent(peer(3), Arc::new(Message::Deliver(m))))
+        };
+        let o = outcome(End::Done, 1);
+        let run = |seen: Vec<(usize, Fact)>| {
+            let mut log = vec![(0, configured(1, voted(1, 0), 1, &[0, 1, 2])), (0, batch(2, vec![rec(task(1), voted(1, 0), 2)]))];
+            log.extend(seen);
+            judge(OneWord::default(), log)
+        };
+        let read = |node, at| (node, Fact::Read(task(1), at, o.exit));
+        assert_eq!(run(vec![read(1, o.ended_at), deliver(o.clone()), read(2, o.ended_at)]), None);
+        assert!(run(vec![read(1, 7), read(2, 8)]).is_some());
+        assert!(run(vec![deliver(o.clone()), read(1, 7)]).is_some());
+        assert!(run(vec![read(1, 7), deliver(o.clone())]).is_some());
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use clawmesh_protocol::{
     codec::{self, Ext},
-    face::{Command, NewTask, Query, Refusal, Reply},
+    face::{Answer, Command, NewTask, Query, Refusal, Reply, TaskView},
     ids::{Hash, Peer, TaskId},
     io::Input,
     spec::{Data, INLINE_MAX, Need, OnLost, OnSplit, Priority, Spec, Strategy, split},
@@ -327,7 +327,19 @@ impl World {
             (Ask::Voters, r) => self.voters_answered(&r),
             (Ask::Cancel, Reply::Cancelled(..)) => self.count("cancels confirmed"),
             (Ask::Cancel | Ask::Other, Reply::Refused(r)) => self.refused(&r),
+            (Ask::Cancel | Ask::Other, Reply::Answer(Answer::Task(v))) => self.shown(node, &v),
+            (Ask::Cancel | Ask::Other, Reply::Answer(Answer::Result(v))) => self.shown(node, &v.task),
             (Ask::Cancel | Ask::Other, _) => self.count("questions answered"),
+        }
+    }
+
+    /// What a user reads of a task that has ended.
+    fn shown(&mut self, node: usize, v: &TaskView) {
+        self.count("questions answered");
+        let id = self.load.tasks.keys().find(|id| id.short() == v.id).copied();
+        if let (Some(id), Some(at)) = (id, v.ended_at) {
+            self.count("sometimes: a user read how a task ended");
+            self.see(node, Fact::Read(id, at, v.exit_code));
         }
     }
 
