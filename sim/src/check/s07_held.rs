@@ -96,9 +96,11 @@ impl Check for Held {
                     self.serving.remove(&e.node);
                     return Ok(());
                 }
-                for (r, _) in p.recs.iter().filter(|(r, _)| r.queued.epoch < first && r.need.on_split != Some(OnSplit::Run)) {
+                for (r, _) in &p.recs {
                     let new = r.live.iter().find(|l| disks.node(l.attempt.epoch.peer) == Some(e.node) && l.attempt.epoch >= first);
-                    if let Some(l) = new.filter(|l| self.issued.insert((r.id, l.attempt))) {
+                    // An attempt of a task of its own stays what it was when the other side turns out to have the task, too.
+                    let new = new.filter(|l| self.issued.insert((r.id, l.attempt)));
+                    if let Some(l) = new.filter(|_| r.queued.epoch < first && r.need.on_split != Some(OnSplit::Run)) {
                         return Err(format!("{:?} is begun again as {:?} on the smaller side of a split", r.id, l.attempt));
                     }
                 }
