@@ -31,6 +31,8 @@ pub(crate) struct Leader {
     pub(crate) acked_at: u64,
     pub(crate) hb: Option<Hb>,
     pub(crate) rival_at: u64,
+    /// The number of our last `Follow`.
+    pub(crate) join: u64,
 }
 
 /// A pre-claim round (E3).  Nothing of it is persisted.
@@ -511,6 +513,7 @@ impl Mesh {
             acked_at: now,
             hb: None,
             rival_at: 0,
+            join: 0,
         });
         let m = self.view.entry(peer);
         (m.penalty_until, m.penalties) = (0, 0);
@@ -524,9 +527,10 @@ impl Mesh {
 
     /// `Follow`, when the promise and everything below it is durable.
     pub(crate) fn send_follow(&mut self) {
-        let Some(l) = &self.leader else { return };
+        let Some(l) = &mut self.leader else { return };
         let (to, epoch) = (l.peer, l.epoch);
         self.round_no += 1;
+        l.join = self.round_no;
         self.synced = false;
         self.acks.clear();
         self.acked_upto = 0;

@@ -241,7 +241,11 @@ wire_struct! {
 }
 wire_struct! {
     /// You need not hold the table any more: enough others do (W5).
-    pub struct Release { 1 => epoch: Epoch, 2 => root: u128 }
+    pub struct Release {
+        1 => epoch: Epoch, 2 => root: u128,
+        /// [`Follow::join`] of the follower as it is known here; 0 = not said.
+        3 => join: u64,
+    }
 }
 wire_struct! {
     /// A task for the queue (O1).

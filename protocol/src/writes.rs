@@ -889,18 +889,18 @@ impl Mesh {
         let votes = |p: &Peer, store: u64| self.quorum.as_ref().is_some_and(|q| q.votes(p, store));
         let epoch = c.epoch;
         let root = self.table.root();
-        let free: Vec<Peer> = c
+        let free: Vec<(Peer, u64)> = c
             .followers
             .iter()
             .filter(|(p, f)| f.stage == Stage::Plain && f.count > 0 && !c.replicas.contains_key(p) && !votes(p, f.store))
-            .map(|(p, _)| *p)
+            .map(|(p, f)| (*p, f.join))
             .collect();
-        for p in free {
+        for (p, join) in free {
             if let Some(f) = self.co.as_mut().and_then(|c| c.followers.get_mut(&p)) {
                 f.count = 0;
             }
             self.rule(Rule::W5);
-            self.send(p, Message::Release(crate::message::Release { epoch, root, ext: Default::default() }));
+            self.send(p, Message::Release(crate::message::Release { epoch, root, join, ext: Default::default() }));
         }
     }
 
