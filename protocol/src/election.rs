@@ -112,11 +112,16 @@ impl Mesh {
             l.lane_bad = false;
             self.send_follow();
         }
-        if let Some(round) = self.round.as_mut() {
-            // It may know a leader, or still be ours: ask it too.
-            round.answers.entry(p).or_insert(None);
-            let pre = Pre { rank: self.rank(), n: self.side.promised.n, round: self.round_no, ext: Default::default() };
-            self.send(p, Message::Pre(pre));
+        self.ask_too(p);
+    }
+
+    /// A peer that can be talked to (again) while a round is under way may know a leader, or be ours still: it is asked, too.
+    pub(crate) fn ask_too(&mut self, p: Peer) {
+        let (rank, n) = (self.rank(), self.side.promised.n);
+        if let Some(r) = self.round.as_mut() {
+            r.answers.entry(p).or_insert(None);
+            let round = r.no;
+            self.send(p, Message::Pre(Pre { rank, n, round, ext: Default::default() }));
         }
     }
 

@@ -500,13 +500,14 @@ impl Mesh {
         }
     }
 
-    fn on_heard(&mut self, p: Peer) {
+    pub(crate) fn on_heard(&mut self, p: Peer) {
         let now = self.now;
         let m = self.view.entry(p);
         m.heard_at = now;
         if m.silent {
             m.silent = false;
             self.event(Event::Member(p, "heard"));
+            self.ask_too(p);
         }
     }
 
