@@ -1,5 +1,5 @@
 //! Who coordinates: suspicion, the pre-claim round, the claim, and two coordinators that meet
-//! (E1-E8; `Bye` of E9; hints of E11).  Bully: the best reachable, eligible, synced node wins.
+//! (E1-E8; `Bye` of E9; hints of E11, whose relay is in `relay`).  Bully: the best reachable, eligible, synced node wins.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 
@@ -139,6 +139,7 @@ impl Mesh {
         self.wait_higher = None;
         self.election_at = None;
         self.handover_gap();
+        self.relay_gap();
     }
 
     // ---- planning (E2) ----

@@ -8,6 +8,7 @@ use crate::{
     ids::{Attempt, Epoch, Hash, Origin, Peer, ShortId, TaskId},
     quorum::{Change, MeshConfig},
     record::Outcome,
+    relay::{NoRoute, Relay},
     skill::Catalogue,
     spec::{Data, Need, Strategy},
     wire_enum, wire_struct, wire_tuple,
@@ -442,6 +443,8 @@ wire_enum! {
         46 => HandGrant(HandGrant),
         47 => Adopt(Adopt),
         48 => Settings(Settings),
+        50 => Relay(Relay),
+        51 => NoRoute(NoRoute),
         60 => ChangeQuorum(ChangeQuorum),
         61 => Configure(Configure),
     }
