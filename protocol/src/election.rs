@@ -1,5 +1,5 @@
 //! Who coordinates: suspicion, the pre-claim round, the claim, and two coordinators that meet
-//! (E1-E8; `Bye` of E9; hints of E11).  Bully: the best reachable, eligible, synced node wins.
+//! (E1-E8; `Bye` of E9; hints of E11, whose relay is in `relay`).  Bully: the best reachable, eligible, synced node wins.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 
@@ -31,6 +31,8 @@ pub(crate) struct Leader {
     pub(crate) acked_at: u64,
     pub(crate) hb: Option<Hb>,
     pub(crate) rival_at: u64,
+    /// The number of our last `Follow`.
+    pub(crate) join: u64,
 }
 
 /// A pre-claim round (E3).  Nothing of it is persisted.
@@ -110,11 +112,16 @@ impl Mesh {
             l.lane_bad = false;
             self.send_follow();
         }
-        if let Some(round) = self.round.as_mut() {
-            // It may know a leader, or still be ours: ask it too.
-            round.answers.entry(p).or_insert(None);
-            let pre = Pre { rank: self.rank(), n: self.side.promised.n, round: self.round_no, ext: Default::default() };
-            self.send(p, Message::Pre(pre));
+        self.ask_too(p);
+    }
+
+    /// A peer that can be talked to (again) while a round is under way may know a leader, or be ours still: it is asked, too.
+    pub(crate) fn ask_too(&mut self, p: Peer) {
+        let (rank, n) = (self.rank(), self.side.promised.n);
+        if let Some(r) = self.round.as_mut() {
+            r.answers.entry(p).or_insert(None);
+            let round = r.no;
+            self.send(p, Message::Pre(Pre { rank, n, round, ext: Default::default() }));
         }
     }
 
@@ -132,6 +139,7 @@ impl Mesh {
         self.wait_higher = None;
         self.election_at = None;
         self.handover_gap();
+        self.relay_gap();
     }
 
     // ---- planning (E2) ----
@@ -512,6 +520,7 @@ impl Mesh {
             acked_at: now,
             hb: None,
             rival_at: 0,
+            join: 0,
         });
         let m = self.view.entry(peer);
         (m.penalty_until, m.penalties) = (0, 0);
@@ -525,9 +534,10 @@ impl Mesh {
 
     /// `Follow`, when the promise and everything below it is durable.
     pub(crate) fn send_follow(&mut self) {
-        let Some(l) = &self.leader else { return };
+        let Some(l) = &mut self.leader else { return };
         let (to, epoch) = (l.peer, l.epoch);
         self.round_no += 1;
+        l.join = self.round_no;
         self.synced = false;
         self.acks.clear();
         self.acked_upto = 0;

@@ -525,6 +525,9 @@ pub struct MemberView {
     pub age_ms: u64,
     /// The version of its program.
     pub version: String,
+    /// The node that answers reaches it through this one only (E11).
+    #[serde(default)]
+    pub via: Option<Peer>,
 }
 
 /// What a node says of its machine.

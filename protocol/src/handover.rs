@@ -100,7 +100,8 @@ impl Mesh {
     fn tick_wish(&mut self) {
         let now = self.now;
         let wait = self.steady_wait();
-        let contact = self.two_way_leader().filter(|_| self.eligible());
+        // A mesh that is only reached through another node is better led by one that others reach (E11).
+        let contact = self.two_way_leader().filter(|p| self.eligible() && !self.is_relayed(p));
         let Some(peer) = contact else {
             (self.handover.steady, self.handover.asked_at) = (None, None);
             return;
@@ -140,7 +141,7 @@ impl Mesh {
         let now = self.now;
         let Some(c) = self.co.as_ref().filter(|c| c.serving() && c.epoch == r.epoch) else { return };
         let settled = now >= c.since + self.cfg.timing.tenure_ms && now >= self.handover.not_before;
-        let known = c.followers.contains_key(&from) && self.view.is_usable(&from);
+        let known = c.followers.contains_key(&from) && self.view.is_usable(&from) && !self.is_relayed(&from);
         if !settled || !known || r.prio <= self.cfg.prio || self.tilted() || self.giving() {
             return;
         }

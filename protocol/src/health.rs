@@ -104,7 +104,8 @@ impl Mesh {
 
     /// More than half of the peers fall silent at once: it is rather this node.
     pub(crate) fn health_silent(&mut self) {
-        let linked = self.view.members.values().filter(|m| m.linked);
+        // Those behind one relay fall silent together, by no fault of ours.
+        let linked = self.view.members.values().filter(|m| m.linked && m.via.is_none());
         let (all, silent) = linked.fold((0, 0), |(n, s), m| (n + 1, s + usize::from(m.silent)));
         if all >= PEERS_MIN && silent * 2 > all {
             self.late();

@@ -7,6 +7,7 @@ use crate::{
     ids::{Attempt, Epoch, Hash, Peer, TaskId, Ver},
     message::{Gossip, Message},
     record::{Captured, End},
+    relay::Relay,
     skill::Catalogue,
     spec::{Data, Need},
 };
@@ -18,6 +19,9 @@ pub enum Input {
     Tick,
     /// A message over the link; links deliver in order.
     Message(Peer, Message),
+    /// An envelope to this node that this peer has carried over its direct link (E11).  The driver has verified that its author
+    /// has signed it; what is for others comes as [`Message::Relay`].
+    Relayed(Peer, Relay),
     /// A gossip message by its author (which the driver has verified).
     Gossip(Peer, Gossip),
     /// A link is up.  Also after a link was replaced: nothing sent before counts as received.
@@ -91,6 +95,15 @@ pub enum Output {
         /// Not before.
         after: u64,
     },
+    /// Through one peer (E11): the driver signs it for this node and sends it as [`Message::Relay`] over the direct link.
+    Relay {
+        /// Who carries it.
+        via: Peer,
+        /// What: not signed yet, and numbered by the [`crate::gate::Gate`] in the order in which it leaves.
+        envelope: Relay,
+        /// Not before.
+        after: u64,
+    },
     /// To everybody by gossip.
     Publish {
         /// What.
@@ -108,8 +121,8 @@ pub enum Output {
     /// End this run, its whole process group.  A run whose `Start` still waits in the [`crate::gate::Gate`]
     /// is dropped there instead; no exit is expected of it.
     Kill(TaskId, Attempt),
-    /// Get this blob from one of these peers, in this order.
-    Fetch(Hash, u64, Vec<Peer>),
+    /// Get this blob of so many bytes at most from one of these, in this order.
+    Fetch(Hash, u64, Vec<Source>),
     /// Try to reach this member at these multiaddrs: others hear it, this node has no link to it.
     Dial(Peer, Vec<String>),
     /// Nobody needs this blob any more.
@@ -127,6 +140,15 @@ pub enum Output {
     Event(Event),
     /// Hand in a [`Input::Tick`] at this time ([`crate::time::Now::ms`]) at the latest.
     WakeAt(u64),
+}
+
+/// Who may have a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Source {
+    /// The holder.
+    pub peer: Peer,
+    /// It is reached through this one only (E11), which asks it in our place.
+    pub via: Option<Peer>,
 }
 
 /// Keys and values for the store.  A value is at most 4 KiB.
@@ -227,6 +249,18 @@ pub enum Event {
     Alarm(&'static str),
     /// A message was dropped; the word is the counter's label.
     Dropped(&'static str),
+    /// A relay was at work (E11): `opened`, `ended`, `replaced`
+    /// (by a direct link), `sent`, `taken` by an end of a channel, `passed`, `refused` by who is in between.
+    Relayed {
+        /// Which.
+        what: &'static str,
+        /// The other end; for who is in between, the author.
+        peer: Peer,
+        /// Of what was taken or passed on the author's session, otherwise our own.
+        session: u64,
+        /// The number of what was taken, otherwise 0.
+        n: u64,
+    },
     /// The clock jumped by so many ms.
     Tilt(u64),
     /// A member's state changed.

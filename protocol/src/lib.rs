@@ -21,6 +21,7 @@ mod query;
 mod queue;
 pub mod quorum;
 pub mod record;
+pub mod relay;
 pub mod rest;
 pub mod rule;
 mod schedule;

@@ -28,6 +28,7 @@ use crate::{
     origin::Outbox,
     query::Asks,
     record::Rec,
+    relay::Relays,
     rule::{Fired, Rule},
     schedule::Key,
     skill::Catalogue,
@@ -122,6 +123,7 @@ pub struct Mesh {
     pub(crate) leave_req: Option<u64>,
 
     pub(crate) view: View,
+    pub(crate) relay: Relays,
     pub(crate) facts: Facts,
     pub(crate) facts_at: u64,
     pub(crate) catalogue: Catalogue,
@@ -225,6 +227,7 @@ impl Mesh {
             asleep_until: None,
             leave_req: None,
             view: View::default(),
+            relay: Relays::default(),
             facts: Facts::default(),
             facts_at: awake,
             catalogue: Catalogue::empty(),
@@ -321,12 +324,13 @@ impl Mesh {
         match input {
             Input::Tick => {}
             Input::Message(from, msg) => self.on_message(from, msg),
+            Input::Relayed(via, envelope) => self.on_relayed(via, envelope),
             Input::Gossip(from, msg) => self.on_gossip(from, msg),
-            Input::Up(p) => self.on_up(p),
-            Input::Closed(p) => self.on_closed(p),
-            Input::Down(p, refused) => self.on_down(p, refused),
-            Input::Silent(p) => self.on_silent(p),
-            Input::Heard(p) => self.on_heard(p),
+            Input::Up(p) => self.direct_up(p),
+            Input::Closed(p) => self.direct_closed(p),
+            Input::Down(p, refused) => self.direct_down(p, refused),
+            Input::Silent(p) => self.direct_heard(p, false),
+            Input::Heard(p) => self.direct_heard(p, true),
             Input::Persisted(no) => self.on_persisted(no),
             Input::StoreBad => self.on_store_bad(),
             Input::Full(full) => self.full = full,
@@ -382,6 +386,7 @@ impl Mesh {
         self.tick_worker();
         self.tick_origin();
         self.tick_asks();
+        self.tick_relay();
         if self.asleep() {
             // An advert would say that it is awake.
             return;
@@ -449,6 +454,8 @@ impl Mesh {
             Message::NotCoordinator(n) => self.on_not_coordinator(from, n),
             Message::WantCatalogue(w) => self.on_want_catalogue(from, w.hash),
             Message::Catalogue(c) => self.on_catalogue(from, c.catalogue),
+            Message::Relay(r) => self.on_relay(from, r),
+            Message::NoRoute(n) => self.on_no_route(from, n),
             Message::Unknown(..) => self.event(Event::Dropped("unknown_message")),
         }
     }
@@ -462,18 +469,19 @@ impl Mesh {
             Gossip::Advert(a) => self.on_advert(from, a),
             Gossip::Unknown(..) => self.event(Event::Dropped("unknown_gossip")),
         }
+        self.seek_relay(from);
     }
 
     // ---- links ----
 
-    fn on_up(&mut self, p: Peer) {
+    pub(crate) fn on_up(&mut self, p: Peer) {
         let now = self.now;
         let m = self.view.entry(p);
         if !m.linked {
             // Who left has come back, although its advert is still on its way: an election has to ask it (E3).
             m.bye = None;
         }
-        (m.linked, m.silent, m.heard_at, m.refused) = (true, false, now, false);
+        (m.linked, m.silent, m.heard_at) = (true, false, now);
         (m.asked, m.asleep) = (None, None);
         self.event(Event::Member(p, "up"));
         let advert = self.advert();
@@ -483,13 +491,11 @@ impl Mesh {
         self.ask_absent(p);
     }
 
-    fn on_closed(&mut self, p: Peer) {
-        self.unlink(p, "closed");
-    }
-
-    fn unlink(&mut self, p: Peer, how: &'static str) {
+    pub(crate) fn unlink(&mut self, p: Peer, how: &'static str) {
+        let now = self.now;
         let m = self.view.entry(p);
         if m.linked {
+            m.lost_at = m.lost_at.filter(|_| m.via.is_some()).or(Some(now));
             (m.linked, m.silent) = (false, false);
             self.event(Event::Member(p, how));
         }
@@ -497,13 +503,13 @@ impl Mesh {
         self.election_unlink(p);
     }
 
-    fn on_down(&mut self, p: Peer, refused: bool) {
+    pub(crate) fn on_down(&mut self, p: Peer, refused: bool) {
         self.view.entry(p).refused = refused;
         self.unlink(p, "down");
         self.suspect_link(p);
     }
 
-    fn on_silent(&mut self, p: Peer) {
+    pub(crate) fn on_silent(&mut self, p: Peer) {
         let m = self.view.entry(p);
         if m.linked && !m.silent {
             m.silent = true;
@@ -513,13 +519,14 @@ impl Mesh {
         }
     }
 
-    fn on_heard(&mut self, p: Peer) {
+    pub(crate) fn on_heard(&mut self, p: Peer) {
         let now = self.now;
         let m = self.view.entry(p);
         m.heard_at = now;
         if m.silent {
             m.silent = false;
             self.event(Event::Member(p, "heard"));
+            self.ask_too(p);
         }
     }
 
@@ -624,7 +631,8 @@ impl Mesh {
             m.asleep = None;
         }
         let hash = a.skills;
-        let dial = (!m.linked && !a.mesh.is_empty() && now >= m.dialled_at + 5_000).then(|| a.mesh.clone());
+        m.lost_at.get_or_insert(now);
+        let dial = ((!m.linked || m.via.is_some()) && !a.mesh.is_empty() && now >= m.dialled_at + 5_000).then(|| a.mesh.clone());
         if dial.is_some() {
             m.dialled_at = now;
         }
@@ -743,7 +751,7 @@ impl Mesh {
     pub(crate) fn send_after(&mut self, to: Peer, msg: Message, after: u64) {
         if to == self.me {
             self.own.entry(after).or_default().push_back(msg);
-        } else {
+        } else if let Some(msg) = self.send_relayed(to, msg, after) {
             self.out.push(Output::Send { to, msg, after });
         }
     }
@@ -1036,8 +1044,8 @@ impl Mesh {
         if self.leader.as_ref().is_some_and(|l| l.epoch < self.side.promised) {
             return Err("a follower's epoch is the one it promised".into());
         }
-        self.worker.check()?;
-        Ok(())
+        self.check_relays()?;
+        self.worker.check()
     }
     /// The slow half of [`Mesh::check_invariants`]: recomputes the table's digests.
     ///

@@ -8,6 +8,7 @@ use crate::{
     ids::{Attempt, Epoch, Hash, Origin, Peer, ShortId, TaskId},
     quorum::{Change, MeshConfig},
     record::Outcome,
+    relay::{NoRoute, Relay},
     skill::Catalogue,
     spec::{Data, Need, Strategy},
     wire_enum, wire_struct, wire_tuple,
@@ -241,7 +242,11 @@ wire_struct! {
 }
 wire_struct! {
     /// You need not hold the table any more: enough others do (W5).
-    pub struct Release { 1 => epoch: Epoch, 2 => root: u128 }
+    pub struct Release {
+        1 => epoch: Epoch, 2 => root: u128,
+        /// [`Follow::join`] of the follower as it is known here; 0 = not said.
+        3 => join: u64,
+    }
 }
 wire_struct! {
     /// A task for the queue (O1).
@@ -447,6 +452,8 @@ wire_enum! {
         46 => HandGrant(HandGrant),
         47 => Adopt(Adopt),
         48 => Settings(Settings),
+        50 => Relay(Relay),
+        51 => NoRoute(NoRoute),
         60 => ChangeQuorum(ChangeQuorum),
         61 => Configure(Configure),
     }

@@ -281,8 +281,9 @@ impl Mesh {
     }
 
     pub(crate) fn on_submit_refused(&mut self, from: Peer, r: SubmitRefused) {
-        if r.first && self.outbox.tasks.get(&r.id).is_some_and(|t| t.sent && t.again) {
-            // An answer to what an earlier boot said; the one to ours is on its way.
+        if r.first && self.outbox.tasks.get(&r.id).is_some_and(|t| t.again) {
+            // An answer to what an earlier boot said, or to what was said before another coordinator acknowledged it (seed 3175): it
+            // is offered, and the answer to that is on its way.
             return self.rule(Rule::O1);
         }
         self.answered(&r.id);

@@ -31,7 +31,12 @@ impl Mesh {
             None => return None,
         };
         let members = self.view.members.values().map(|m| m.penalty_until);
-        let until = mine.min(self.handover_rest()?).min(self.split_rest()).min(self.versions_rest()).min(next(now, members));
+        let until = mine
+            .min(self.handover_rest()?)
+            .min(self.split_rest())
+            .min(self.versions_rest())
+            .min(self.relay_rest()?)
+            .min(next(now, members));
         Some(until.saturating_sub(now))
     }
 
@@ -59,6 +64,7 @@ impl Mesh {
             c.heard.values_mut().for_each(on);
             on(&mut c.hb_at);
         }
+        self.relay_leap(ms);
         self.leap_clock(ms, out);
     }
 }

@@ -598,6 +598,10 @@ impl Mesh {
         if !follows || self.co.is_some() || r.epoch != self.side.promised {
             return;
         }
+        if r.join != 0 && self.leader.as_ref().is_some_and(|l| l.join != r.join) {
+            // It crossed our last `Follow`, by which we may have become a replica again (network seed 216).
+            return self.event(Event::Dropped("stale_release"));
+        }
         self.drop_all();
         self.synced = false;
         self.advert_soon();

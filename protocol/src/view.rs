@@ -36,8 +36,12 @@ pub(crate) struct Member {
     pub(crate) facts: Facts,
     /// Awake ms when the advert came.
     pub(crate) advert_at: u64,
-    /// A link is up.
+    /// A link is up, or a channel through another peer.
     pub(crate) linked: bool,
+    /// Through whom, when there is no direct link (E11).
+    pub(crate) via: Option<Peer>,
+    /// Awake ms when its direct link was lost, or it was heard of without one.
+    pub(crate) lost_at: Option<u64>,
     /// The link is up but silent.
     pub(crate) silent: bool,
     /// Awake ms when anything was heard of it.
@@ -191,5 +195,6 @@ pub(crate) fn member_view(p: Peer, m: &Member, name: String, now: u64, period: u
         facts: m.facts.clone(),
         age_ms: a.map_or(0, |a| a.age_ms + now.saturating_sub(m.advert_at)),
         version: a.map(|a| a.version.clone()).unwrap_or_default(),
+        via: m.via,
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     codec::Blob,
     config::{HB_MS, K, T_CLAIM_MS, T_FEWER_MS, T_STALL_MS, T_SUSPECT_MS},
     ids::{Attempt, Epoch, Hash, Peer, TaskId, Ver},
-    io::{Event, Output},
+    io::{Event, Output, Source},
     mesh::Mesh,
     message::{Ack, BYTES_MAX, Floor, Hb, ITEMS_MAX, Message, Settings, Write},
     mutant,
@@ -616,6 +616,7 @@ impl Mesh {
                 from.push(p);
             }
         }
+        let from = from.into_iter().map(|peer| Source { peer, via: self.via(&peer) }).collect();
         self.output(Output::Fetch(hash, crate::spec::PAYLOAD_MAX.max(64 << 20), from));
     }
 
@@ -829,11 +830,11 @@ impl Mesh {
             .followers
             .iter()
             .filter(|(p, f)| !keep.contains_key(p) && f.stage != Stage::Pulling && self.view.is_usable(p))
-            .map(|(p, f)| (f.count > 0, self.view.get(p).and_then(|m| m.advert.as_ref()).map_or(0, |a| a.prio), *p))
+            .map(|(p, f)| (f.count > 0, self.view.get(p).and_then(|m| m.advert.as_ref()).map_or(0, |a| a.prio), !self.is_relayed(p), *p))
             .collect();
         rest.sort_unstable();
         while keep.len() < want {
-            let Some((_, _, p)) = rest.pop() else { break };
+            let Some((.., p)) = rest.pop() else { break };
             keep.insert(p, now);
         }
         let prio_of = |p: &Peer| self.view.get(p).and_then(|m| m.advert.as_ref()).map_or(0, |a| a.prio);
@@ -841,7 +842,7 @@ impl Mesh {
         let joined = |q: &Peer| c.followers.get(q).is_some_and(|f| f.stage == Stage::Joined);
         match (weakest, rest.last().copied()) {
             // A clearly better one takes the seat of the weakest after ten minutes: it is given a seat of its own first...
-            (Some((low, _)), Some((_, prio, p))) if keep.len() == want && low < prio => {
+            (Some((low, _)), Some((_, prio, _, p))) if keep.len() == want && low < prio => {
                 keep.insert(p, now);
             }
             // ...and the weakest gives up its own when as many others as there should be hold everything.
@@ -893,18 +894,18 @@ impl Mesh {
         let votes = |p: &Peer, store: u64| self.quorum.as_ref().is_some_and(|q| q.votes(p, store));
         let epoch = c.epoch;
         let root = self.table.root();
-        let free: Vec<Peer> = c
+        let free: Vec<(Peer, u64)> = c
             .followers
             .iter()
             .filter(|(p, f)| f.stage == Stage::Plain && f.count > 0 && !c.replicas.contains_key(p) && !votes(p, f.store))
-            .map(|(p, _)| *p)
+            .map(|(p, f)| (*p, f.join))
             .collect();
-        for p in free {
+        for (p, join) in free {
             if let Some(f) = self.co.as_mut().and_then(|c| c.followers.get_mut(&p)) {
                 f.count = 0;
             }
             self.rule(Rule::W5);
-            self.send(p, Message::Release(crate::message::Release { epoch, root, ext: Default::default() }));
+            self.send(p, Message::Release(crate::message::Release { epoch, root, join, ext: Default::default() }));
         }
     }
 

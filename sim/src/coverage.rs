@@ -24,6 +24,9 @@ pub const SOMETIMES: &[&str] = &[
     "sometimes: a node left in order",
     "sometimes: a change of voters was under way",
     "operator: voters changed",
+    "sometimes: a submit came through a relay",
+    "relay: a forged one",
+    "dropped: relay_again",
 ];
 
 /// One rule.

@@ -103,7 +103,7 @@ const BRIDGES: &[Fault] = &[Fault::Bridge, Fault::OneWay, Fault::Flap];
 const DEATHS: &[Fault] = &[Fault::Kill, Fault::CrashLoop];
 
 /// All of them, by number.
-const ALL: [Mutant; 43] = [
+const ALL: [Mutant; 44] = [
     watched(1, "E6", &["I1", "I2"], "a promise is not made durable").smoke(),
     watched(2, "E6", &["I1"], "Follow leaves before its promise is durable").smoke(),
     watched(3, "T3", &["I3", "I6"], "of two outcomes the older version wins").quorum(),
@@ -147,6 +147,7 @@ const ALL: [Mutant; 43] = [
     watched(41, "C2", &["C2", "I3", "I14"], "a claimant ignores newer voters that it is told").quorum(),
     watched(42, "C2", &["C2", "I3", "I5"], "a new coordinator does not write the voters again").quorum(),
     watched(43, "C2", &["C2", "I3", "I5"], "a claim ignores pending voters").quorum(),
+    watched(44, "E11", &["E11"], "a relayed message is taken again when it comes again").nodes(4).faults(BRIDGES),
 ];
 
 /// What the command `mutants` takes.
@@ -411,7 +412,7 @@ mod tests {
         assert_eq!(ALL.iter().filter(|m| m.smoke).count(), 10);
         assert!(ALL.iter().all(|m| !m.by.is_empty()));
         assert_eq!(number("M7"), Ok(7));
-        assert!(number("M44").is_err() && number("7x").is_err());
+        assert!(number("M45").is_err() && number("7x").is_err());
     }
 
     #[test]

@@ -376,6 +376,7 @@ fn member(node: Peer, name: &str, this: bool) -> MemberView {
         facts: Facts::default(),
         age_ms: 10,
         version: "0.1.0".into(),
+        via: None,
     }
 }
 

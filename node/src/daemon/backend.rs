@@ -5,7 +5,7 @@ use std::sync::Arc;
 use clawmesh_protocol::{
     face::{Command, DataView, Reply},
     ids::{Hash, Peer, ShortId},
-    io::Input,
+    io::{Input, Source},
     spec::{Data, PAYLOAD_MAX},
 };
 use futures::future::BoxFuture;
@@ -71,7 +71,7 @@ impl Backend for Node {
             if worker == self.me {
                 return bulk::local_logs(&self.exec, id, attempt, follow).ok_or_else(|| "the attempt does not run here".into());
             }
-            bulk::remote_logs(&self.net, worker, id, attempt, follow).await
+            bulk::remote_logs(&self.net, self.way(worker).await, id, attempt, follow).await
         })
     }
 
@@ -100,8 +100,22 @@ impl Backend for Node {
 }
 
 impl Node {
+    /// How to reach a member: directly, or through the one that the core reaches it through (E11).
+    async fn way(&self, peer: Peer) -> Source {
+        let direct = self.net.lanes().contains(&peer.0);
+        let via = match if direct { Err(Gone) } else { self.call(Command::Status).await } {
+            Ok(Reply::Status(s)) => s.members.iter().find(|m| m.node == peer).and_then(|m| m.via),
+            _ => None,
+        };
+        Source { peer, via }
+    }
+
     async fn blob(&self, hash: Hash, from: Option<Peer>) -> Result<Vec<u8>, String> {
-        let peers: Vec<Peer> = from.into_iter().chain(self.net.lanes().into_iter().map(Peer)).filter(|p| *p != self.me).collect();
+        let mut peers = Vec::new();
+        if let Some(p) = from.filter(|p| *p != self.me) {
+            peers.push(self.way(p).await);
+        }
+        peers.extend(self.net.lanes().into_iter().map(|p| Source { peer: Peer(p), via: None }));
         if !bulk::fetch(&self.net, &self.store, hash, PAYLOAD_MAX.max(DATA_MAX), &peers).await {
             return Err("the output is on no node that can be reached now: try again when the node that ran it is back".into());
         }

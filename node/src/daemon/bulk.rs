@@ -3,10 +3,16 @@
 use std::{io, sync::Arc, time::Duration};
 
 use axum::body::Bytes;
-use clawmesh_protocol::ids::{Hash, Peer, ShortId};
+use clawmesh_protocol::{
+    ids::{Hash, Peer, ShortId},
+    io::Source,
+};
 use futures::{StreamExt as _, stream::BoxStream};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    sync::Semaphore,
+};
 use tokio_util::io::ReaderStream;
 
 use crate::{
@@ -26,22 +32,80 @@ enum Ask {
     Blob(Hash),
     /// An attempt's output so far; with `follow`, until it ends.
     Logs { id: ShortId, attempt: u32, follow: bool },
+    /// The same of a node that the asker cannot reach and the asked one can (E11): one hop, so never another of these inside.
+    Through { peer: Peer, ask: Box<Self> },
 }
 
 const OK: u8 = 0;
 const NO: u8 = 1;
 /// Longest sentence of a refusal, bytes.
 const SENTENCE_MAX: u64 = 1_024;
+/// Answers handed on for others at the same time.
+const PASSING_MAX: usize = 8;
+/// Longest answer handed on, bytes; as long as the longest output that is read at all.
+const PASSED_MAX: u64 = 160 << 20;
 
-/// Answers one question of another node.
-pub(crate) async fn serve(mut r: BulkRequest, store: Arc<Store>, exec: Executor) {
-    let done = match ciborium::from_reader::<Ask, _>(r.request.as_ref()) {
-        Ok(Ask::Blob(hash)) => send_blob(&mut r.responder, hash, &store).await,
-        Ok(Ask::Logs { id, attempt, follow }) => send_logs(&mut r.responder, &key(id, attempt), follow, &exec).await,
-        Err(_) => refuse(&mut r.responder, "this version does not know the question").await,
-    };
-    if let Err(e) = done {
-        tracing::debug!(peer = %Peer(r.peer), error = %e, "a bulk answer broke off");
+/// Where questions of other nodes are answered.
+#[derive(Clone)]
+pub(crate) struct Desk {
+    net: Arc<Net>,
+    store: Arc<Store>,
+    exec: Executor,
+    passing: Arc<Semaphore>,
+}
+
+impl Desk {
+    pub(crate) fn new(net: Arc<Net>, store: Arc<Store>, exec: Executor) -> Self {
+        Self { net, store, exec, passing: Arc::new(Semaphore::new(PASSING_MAX)) }
+    }
+
+    /// Answers one question of another node.
+    pub(crate) async fn serve(self, mut r: BulkRequest) {
+        let w = &mut r.responder;
+        let done = match ciborium::from_reader::<Ask, _>(r.request.as_ref()) {
+            Ok(Ask::Blob(hash)) => send_blob(w, hash, &self.store).await,
+            Ok(Ask::Logs { id, attempt, follow }) => send_logs(w, &key(id, attempt), follow, &self.exec).await,
+            Ok(Ask::Through { ask, .. }) if matches!(*ask, Ask::Through { .. }) => refuse(w, "one node in between is enough").await,
+            Ok(Ask::Through { ask, .. }) if matches!(&*ask, Ask::Blob(h) if self.store.blobs().has(BlobHash(h.0))) => match *ask {
+                Ask::Blob(hash) => send_blob(w, hash, &self.store).await,
+                _ => Ok(()),
+            },
+            Ok(Ask::Through { peer, ask }) => self.pass_on(w, peer, &ask).await,
+            Err(_) => refuse(w, "this version does not know the question").await,
+        };
+        if let Err(e) = done {
+            tracing::debug!(peer = %Peer(r.peer), error = %e, "a bulk answer broke off");
+        }
+    }
+
+    /// Asks in the place of a node that cannot, and hands on the answer as it comes.  The asker checks what it gets.
+    async fn pass_on(&self, w: &mut (impl AsyncWrite + Unpin), peer: Peer, ask: &Ask) -> io::Result<()> {
+        if !self.net.lanes().contains(&peer.0) {
+            return refuse(w, "that node cannot be reached from here either").await;
+        }
+        let Ok(_place) = self.passing.try_acquire() else { return refuse(w, "too many answers are handed on at the moment").await };
+        let mut request = Vec::new();
+        ciborium::into_writer(ask, &mut request).map_err(io::Error::other)?;
+        let asked = tokio::time::timeout(STALL, self.net.bulk_request(peer.0, request.into())).await;
+        let Ok(Ok(r)) = asked else { return refuse(w, "that node does not answer").await };
+        // Live output may pause for long; a blob may not.
+        let mut r: Box<dyn AsyncRead + Send + Unpin> = if matches!(ask, Ask::Blob(_)) { Box::new(Steady::new(r)) } else { Box::new(r) };
+        let mut buf = vec![0; 64 << 10];
+        let mut left = PASSED_MAX;
+        loop {
+            // An answer that breaks off here breaks off there: it is not closed in order.
+            let n = r.read(&mut buf).await?;
+            if n == 0 {
+                return w.shutdown().await;
+            }
+            left = left.checked_sub(n as u64).ok_or(io::ErrorKind::FileTooLarge)?;
+            let piece = buf.get(..n).unwrap_or_default();
+            let sent = async {
+                w.write_all(piece).await?;
+                w.flush().await
+            };
+            tokio::time::timeout(STALL, sent).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        }
     }
 }
 
@@ -117,9 +181,13 @@ pub(crate) fn local_logs(exec: &Executor, id: ShortId, attempt: u32, follow: boo
     Some(stream.boxed())
 }
 
-async fn ask(net: &Net, peer: Peer, ask: &Ask) -> Result<BulkReader, String> {
+async fn ask(net: &Net, from: Source, ask: Ask) -> Result<BulkReader, String> {
+    let (peer, ask) = match from.via {
+        Some(via) => (via, Ask::Through { peer: from.peer, ask: Box::new(ask) }),
+        None => (from.peer, ask),
+    };
     let mut request = Vec::new();
-    ciborium::into_writer(ask, &mut request).map_err(|e| e.to_string())?;
+    ciborium::into_writer(&ask, &mut request).map_err(|e| e.to_string())?;
     let wait = tokio::time::timeout(STALL, async {
         let mut r = net.bulk_request(peer.0, request.into()).await.map_err(|e| e.to_string())?;
         let head = r.read_u8().await.map_err(|e| e.to_string())?;
@@ -135,18 +203,18 @@ async fn ask(net: &Net, peer: Peer, ask: &Ask) -> Result<BulkReader, String> {
 }
 
 /// Gets a blob from the first of these peers that has it; true when it is durable here.
-pub(crate) async fn fetch(net: &Net, store: &Store, hash: Hash, max: u64, from: &[Peer]) -> bool {
+pub(crate) async fn fetch(net: &Net, store: &Store, hash: Hash, max: u64, from: &[Source]) -> bool {
     if store.blobs().has(BlobHash(hash.0)) {
         return true;
     }
-    for peer in from {
+    for source in from {
         let got = async {
-            let r = ask(net, *peer, &Ask::Blob(hash)).await?;
+            let r = ask(net, *source, Ask::Blob(hash)).await?;
             store.blobs().put_stream(Steady::new(r), max, Some(BlobHash(hash.0))).await.map_err(|e| e.to_string())
         };
         match got.await {
             Ok(_) => return true,
-            Err(e) => tracing::debug!(%peer, blob = %hash, error = %e, "a blob could not be had there"),
+            Err(e) => tracing::debug!(peer = %source.peer, blob = %hash, error = %e, "a blob could not be had there"),
         }
     }
     false
@@ -155,12 +223,12 @@ pub(crate) async fn fetch(net: &Net, store: &Store, hash: Hash, max: u64, from: 
 /// The live output of an attempt on another node, as frames.
 pub(crate) async fn remote_logs(
     net: &Net,
-    worker: Peer,
+    worker: Source,
     id: ShortId,
     attempt: u32,
     follow: bool,
 ) -> Result<BoxStream<'static, io::Result<Bytes>>, String> {
-    let r = ask(net, worker, &Ask::Logs { id, attempt, follow }).await?;
+    let r = ask(net, worker, Ask::Logs { id, attempt, follow }).await?;
     Ok(ReaderStream::new(r).boxed())
 }
 

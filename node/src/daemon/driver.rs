@@ -13,13 +13,14 @@ use clawmesh_protocol::{
     face::{Command, Reply},
     gate::Gate,
     ids::{Attempt, Hash, Peer, TaskId},
-    io::{Event, Input, Output},
+    io::{Event, Input, Output, Source},
     mesh::Mesh,
     message::{Gossip, Message},
+    relay::Relay,
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::{bulk, clock, figures::Figures, run};
+use super::{bulk, clock, figures::Figures, run, seal::Seal};
 use crate::{
     exec::{Executor, Exit, JobKey},
     net::{Net, NetEvent, Topic},
@@ -58,6 +59,7 @@ pub(crate) struct Hands {
     pub(crate) shelf: run::Shelf,
     pub(crate) work_dir: PathBuf,
     pub(crate) figures: Figures,
+    pub(crate) seal: Seal,
     pub(crate) inputs: mpsc::Sender<Input>,
 }
 
@@ -201,6 +203,12 @@ impl Driver {
                 // A lane that is down drops it: the core says again what matters when the lane is up.
                 let _ = self.hands.net.send(&to.0, codec::encode(&msg).into());
             }
+            Output::Relay { via, mut envelope, .. } => {
+                if self.hands.seal.sign(&mut envelope) {
+                    // As for any other message: a lane that is down drops it.
+                    let _ = self.hands.net.send(&via.0, codec::encode(&Message::Relay(envelope)).into());
+                }
+            }
             Output::Publish { msg, .. } => {
                 let topic = match &msg {
                     Gossip::Hb(_) => Topic::Heartbeat,
@@ -299,6 +307,7 @@ impl Driver {
             NetEvent::Silent { peer } => self.feed(Input::Silent(Peer(peer))),
             NetEvent::Heard { peer } => self.feed(Input::Heard(Peer(peer))),
             NetEvent::Frame { peer, bytes } => match codec::decode::<Message>(&bytes) {
+                Ok(Message::Relay(r)) if r.to == self.mesh.me() => self.relayed(Peer(peer), r),
                 Ok(m) => self.feed(Input::Message(Peer(peer), m)),
                 Err(e) => self.malformed(peer, &e),
             },
@@ -321,6 +330,15 @@ impl Driver {
         }
     }
 
+    /// Nothing that its author has not signed reaches the core.
+    fn relayed(&mut self, via: Peer, r: Relay) {
+        if self.hands.seal.is_whole(&r) {
+            return self.feed(Input::Relayed(via, r));
+        }
+        self.hands.figures.forged();
+        tracing::warn!(%via, author = %r.from, "an envelope without its author's signature was dropped");
+    }
+
     fn malformed(&self, peer: [u8; 32], e: &codec::Malformed) {
         self.hands.figures.malformed();
         tracing::debug!(peer = %Peer(peer), error = %e, "a malformed message was dropped");
@@ -337,7 +355,7 @@ impl Driver {
         });
     }
 
-    fn fetch(&self, hash: Hash, max: u64, from: Vec<Peer>) {
+    fn fetch(&self, hash: Hash, max: u64, from: Vec<Source>) {
         let (net, store, inputs) = (self.hands.net.clone(), self.hands.store.clone(), self.hands.inputs.clone());
         tokio::spawn(async move {
             let ok = bulk::fetch(&net, &store, hash, max, &from).await;

@@ -48,7 +48,12 @@ pub(crate) struct Figures {
     malformed: Counter,
     second_outcomes: Counter,
     spawned: Counter,
+    relayed: Family<Word, Counter>,
 }
+
+/// What a relay does (E11): the words of the core's event, and the driver's own.
+const RELAYED: [&str; 8] = ["opened", "ended", "replaced", "sent", "taken", "passed", "refused", FORGED];
+const FORGED: &str = "forged";
 
 fn seconds() -> Histogram {
     // 0.5 ms to about 4.5 hours.
@@ -80,6 +85,7 @@ impl Figures {
             malformed: Counter::default(),
             second_outcomes: Counter::default(),
             spawned: Counter::default(),
+            relayed: Family::default(),
         };
         r.register("nodes", "Members by state, as this node sees them", f.nodes.clone());
         r.register("queue_depth", "Tasks that wait, by priority, as the coordinator last said", f.queue.clone());
@@ -101,6 +107,14 @@ impl Figures {
         r.register("alarms", "Impossible or hostile things refused, by kind", f.alarms.clone());
         r.register("malformed", "Frames and gossip of members that did not decode", f.malformed.clone());
         r.register("second_outcomes", "Second outcomes that reached this node and were not shown", f.second_outcomes.clone());
+        r.register(
+            "relayed",
+            "Channels through other nodes and messages in them: opened, ended, replaced by a link, sent, taken, passed on, refused, forged",
+            f.relayed.clone(),
+        );
+        for kind in RELAYED {
+            drop(f.relayed.get_or_create(&Word { kind }));
+        }
         r.register("spawned", "Attempts this node started", f.spawned.clone());
         f
     }
@@ -108,6 +122,11 @@ impl Figures {
     /// A frame or gossip message that is no message of ours.
     pub(crate) fn malformed(&self) {
         self.malformed.inc();
+    }
+
+    /// An envelope that its author has not signed.
+    pub(crate) fn forged(&self) {
+        self.relayed.get_or_create(&Word { kind: FORGED }).inc();
     }
 
     /// Counts one event of the core, and logs what a person wants to know.
@@ -165,6 +184,12 @@ impl Figures {
             Event::Dropped(kind) => {
                 self.dropped.get_or_create(&Word { kind }).inc();
                 tracing::debug!(kind, "dropped");
+            }
+            Event::Relayed { what, peer, .. } => {
+                self.relayed.get_or_create(&Word { kind: what }).inc();
+                if matches!(*what, "opened" | "ended" | "replaced") {
+                    tracing::info!(%peer, what, "a channel through another node");
+                }
             }
             Event::Tilt(gap) => tracing::warn!(gap_ms = gap, "the clock jumped: this machine slept, or the process was stopped"),
             Event::Member(peer, state) => tracing::debug!(%peer, state, "member"),

@@ -8,6 +8,7 @@ mod driver;
 mod figures;
 mod home;
 mod run;
+mod seal;
 
 use std::{
     collections::BTreeSet,
@@ -34,6 +35,7 @@ use self::{
     driver::{CALLS_MAX, Driver, End, Hands, INPUTS_MAX, Sources},
     figures::Figures,
     home::KnownPeer,
+    seal::Seal,
 };
 use crate::{
     api::{self, ApiMetrics, NodeInfo},
@@ -284,6 +286,7 @@ async fn node(args: UpArgs, output: Output) -> Result<(), Failure> {
 
     let known = home::peers(&home_dir);
     let expects_others = !mesh_ticket.addrs.is_empty() || !seeds.is_empty();
+    let seal = Seal::new(identity.clone(), mesh_ticket.mesh_id());
     let net_config = NetConfig {
         identity,
         key: mesh_ticket.key,
@@ -366,11 +369,12 @@ async fn node(args: UpArgs, output: Output) -> Result<(), Failure> {
         shelf: shelf.clone(),
         work_dir,
         figures,
+        seal,
         inputs: inputs.clone(),
     };
     let helpers = CancellationToken::new();
     spawn_helpers(&helpers, library, shelf, sampler, inputs, store.clone(), net.clone());
-    spawn_bulk(&helpers, bulk_requests, store.clone(), exec.clone());
+    spawn_bulk(&helpers, bulk_requests, bulk::Desk::new(net.clone(), store.clone(), exec.clone()));
     let runs = exec.clone();
     tokio::spawn(helpers.clone().run_until_cancelled_owned(crate::power::watch(calls.clone(), move || !runs.running().is_empty())));
     tokio::spawn(keep_peers(helpers.clone(), home_dir.clone(), known, learned_rx));
@@ -610,13 +614,13 @@ fn dht_key(skill: &str) -> Vec<u8> {
     format!("skill/{skill}").into_bytes()
 }
 
-fn spawn_bulk(stop: &CancellationToken, requests: Option<mpsc::Receiver<crate::net::BulkRequest>>, store: Arc<Store>, exec: Executor) {
+fn spawn_bulk(stop: &CancellationToken, requests: Option<mpsc::Receiver<crate::net::BulkRequest>>, desk: bulk::Desk) {
     let Some(mut requests) = requests else { return };
     let token = stop.clone();
     tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
         // Bounded by the network: 16 streams per peer.
         while let Some(r) = requests.recv().await {
-            tokio::spawn(token.clone().run_until_cancelled_owned(bulk::serve(r, store.clone(), exec.clone())));
+            tokio::spawn(token.clone().run_until_cancelled_owned(desk.clone().serve(r)));
         }
     }));
 }

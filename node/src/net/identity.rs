@@ -84,6 +84,11 @@ impl Identity {
         self.peer
     }
 
+    /// A signature of this node; none only if the key cannot sign, which ed25519 keys always can.
+    pub(crate) fn sign(&self, text: &[u8]) -> Option<Vec<u8>> {
+        self.keypair.sign(text).ok()
+    }
+
     pub(super) fn keypair(&self) -> &identity::Keypair {
         &self.keypair
     }
@@ -115,6 +120,11 @@ pub(crate) fn raw(id: &PeerId) -> Option<Peer> {
     }
     let key = identity::PublicKey::try_decode_protobuf(hash.digest()).ok()?;
     Some(key.try_into_ed25519().ok()?.to_bytes())
+}
+
+/// Did this node sign the text?  Its id is its public key, so nobody else has to be asked.
+pub(crate) fn signed_by(peer: &Peer, text: &[u8], signature: &[u8]) -> bool {
+    identity::ed25519::PublicKey::try_from_bytes(peer).is_ok_and(|key| key.verify(text, signature))
 }
 
 fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -45,7 +45,7 @@ use tokio::{
 pub(crate) use self::{
     bulk::{BulkError, BulkReader, BulkRequest, BulkWriter, REQUEST_MAX},
     gossip::{GOSSIP_MAX, Topic},
-    identity::{Identity, IdentityError, peer_id, raw},
+    identity::{Identity, IdentityError, peer_id, raw, signed_by},
     metrics::{Counters, DropReason, RefuseReason},
     ticket::{Ticket, TicketError, mesh_id},
 };

@@ -74,6 +74,9 @@ impl Output {
                 if m.this {
                     marks.push("this node");
                 }
+                let through = m.via.map(|v| members.iter().find(|m| m.node == v).map_or_else(|| tail(&v.to_string()), |m| m.name.clone()));
+                let through = through.map(|name| format!("through {name}"));
+                marks.extend(through.as_deref());
                 vec![
                     Text::from(&m.name),
                     Text::new(&m.state, tone),

@@ -10,7 +10,9 @@ use clawmesh_protocol::{
     ids::Peer,
     io::{Batch, Event, Exit, Input, Output, Recovered, capture},
     mesh::Mesh,
+    message::Message,
     record::End,
+    relay::Relay,
     spec::{Data, Spec, split},
     time::Now,
 };
@@ -64,6 +66,8 @@ pub struct World {
     /// Between these nothing gets through.
     pub cut: BTreeSet<(Peer, Peer)>,
     pub timing: Timing,
+    /// All envelopes that left their authors (E11).
+    pub envelopes: Vec<Relay>,
     /// Nodes that speak another protocol than the product's.
     pub protos: BTreeMap<u8, u32>,
     pub now: u64,
@@ -109,6 +113,7 @@ impl World {
             stuck: BTreeSet::new(),
             cut: BTreeSet::new(),
             timing,
+            envelopes: vec![],
             protos: BTreeMap::new(),
             now: 1_000,
         };
@@ -149,10 +154,15 @@ impl World {
         Now { ms: self.now, wall_ms: 1_700_000_000_000 + self.now }
     }
     pub fn input(&mut self, p: Peer, i: Input) {
-        if matches!(i, Input::Message(q, _) | Input::Gossip(q, _) if self.cut.contains(&(p, q))) {
+        // What comes through a relay comes over its link.
+        let i = match i {
+            Input::Message(q, Message::Relay(r)) if r.to == p && !self.cut.contains(&(p, q)) => Input::Relayed(q, r),
+            i => i,
+        };
+        if matches!(i, Input::Message(q, _) if self.cut.contains(&(p, q))) || matches!(i, Input::Gossip(q, _) if !self.reaches(q, p)) {
             return;
         }
-        if self.deaf.contains(&p) && matches!(i, Input::Message(..) | Input::Gossip(..)) {
+        if self.deaf.contains(&p) && matches!(i, Input::Message(..) | Input::Gossip(..) | Input::Relayed(..)) {
             return;
         }
         let now = self.at();
@@ -188,6 +198,10 @@ impl World {
                     self.sent.insert(clawmesh_protocol::codec::encode(&msg));
                     self.queue.push_back((to, Input::Message(p, msg)));
                 }
+                Output::Relay { via, envelope, .. } => {
+                    self.envelopes.push(envelope.clone());
+                    self.queue.push_back((via, Input::Message(p, Message::Relay(envelope))));
+                }
                 Output::Publish { msg, .. } => {
                     for q in self.nodes.keys().copied().collect::<Vec<_>>() {
                         if q != p {
@@ -204,6 +218,18 @@ impl World {
                 _ => {}
             }
         }
+    }
+    /// Gossip gets from one to the other, over others if need be.
+    fn reaches(&self, from: Peer, to: Peer) -> bool {
+        let (mut seen, mut front) = (BTreeSet::from([from]), vec![from]);
+        while let Some(a) = front.pop() {
+            for b in self.nodes.keys().copied().filter(|b| !self.cut.contains(&(*b, a))) {
+                if seen.insert(b) {
+                    front.push(b);
+                }
+            }
+        }
+        seen.contains(&to)
     }
     pub fn run(&mut self, ms: u64) {
         let end = self.now + ms;
@@ -244,6 +270,14 @@ impl World {
                 self.queue.push_back((*a, Input::Closed(*b)));
                 self.queue.push_back((*a, Input::Down(*b, false)));
             }
+        }
+    }
+    /// Parts two nodes; all others go on to reach both.
+    pub fn part(&mut self, a: u8, b: u8) {
+        for (a, b) in [(peer(a), peer(b)), (peer(b), peer(a))] {
+            self.cut.insert((a, b));
+            self.queue.push_back((a, Input::Closed(b)));
+            self.queue.push_back((a, Input::Down(b, false)));
         }
     }
     /// Everybody reaches everybody again.

@@ -20,8 +20,8 @@ pub(super) struct Voters {
     promised: BTreeMap<usize, Epoch>,
     /// The last configuration that each coordinator wrote.
     written: BTreeMap<usize, Arc<MeshConfig>>,
-    /// The newest that was called stable.
-    settled: Option<Ver>,
+    /// The newest of each epoch that was called stable.
+    settled: BTreeMap<Epoch, Ver>,
 }
 
 /// A majority of each set, whatever the configuration itself says of whom it asks.
@@ -54,8 +54,10 @@ impl Voters {
 
     fn begins(&self, node: usize, epoch: Epoch, disks: &Disks) -> Result<(), String> {
         let Some(q) = disks.config(node) else { return Ok(()) };
-        if self.settled.is_some_and(|s| q.ver < s) {
-            return Err(format!("begins to serve {epoch:?} by the voters of {:?}, after {:?} was settled", q.ver, self.settled));
+        // What was settled in a higher epoch it need not know: it has slept since its voters consented, perhaps, and no majority
+        // will take what it writes any more.
+        if let Some((_, s)) = self.settled.range(..=epoch).next_back().filter(|(_, s)| q.ver < **s) {
+            return Err(format!("begins to serve {epoch:?} by the voters of {:?}, after {s:?} was settled", q.ver));
         }
         let consents = |v: &Voter| {
             let n = disks.node(v.peer);
@@ -90,7 +92,8 @@ impl Check for Voters {
                 match own {
                     None => Err(format!("write {seq} of {epoch:?} is stable, and the voters were not written in this epoch")),
                     Some(q) if q.ver.seq <= *seq => {
-                        self.settled = self.settled.max(Some(q.ver));
+                        let newest = self.settled.entry(*epoch).or_insert(q.ver);
+                        *newest = q.ver.max(*newest);
                         Ok(())
                     }
                     Some(_) => Ok(()),
@@ -154,6 +157,18 @@ mod tests {
         assert_eq!(run(&[1, 2], true), None);
         assert!(run(&[0, 1], true).is_some(), "one of three pending ones");
         assert!(run(&[1, 2], false).is_some(), "it does not know what was settled");
+    }
+
+    #[test]
+    fn who_was_overtaken_in_its_sleep_need_not_know_what_was_settled_since() {
+        let (x, y, z) = (voted(1, 0), voted(2, 1), voted(3, 2));
+        let mut log = boots();
+        log.extend([(1, configured(1, x, 1, &[0, 1, 2])), (2, configured(1, x, 1, &[0, 1, 2]))]);
+        log.extend([0, 1].map(|n| promise(n, y)));
+        log.push((2, configured(2, z, 1, &[0, 1, 2])));
+        log.push((2, Fact::Event(Event::Stable { epoch: z, seq: 1, copies: 2, took_ms: 0 })));
+        log.push((1, Fact::Event(Event::Serving(y))));
+        assert_eq!(judge(Voters::default(), log), None);
     }
 
     #[test]

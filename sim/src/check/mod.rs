@@ -6,6 +6,7 @@ mod e01_deaf;
 mod e03_asked;
 mod e08_heavier;
 mod e09_flaps;
+mod e11_relay;
 mod i01_promise;
 mod i02_one_server;
 mod i03_successor;
@@ -84,6 +85,7 @@ pub fn all(copies: usize, timing: Timing) -> Vec<Box<dyn Check>> {
         Box::new(e03_asked::Asked::default()),
         Box::new(e08_heavier::Heavier::default()),
         Box::new(e09_flaps::Flaps::new(timing)),
+        Box::new(e11_relay::Carried::default()),
         Box::new(s07_held::Held::default()),
     ]
 }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use clawmesh_protocol::{
     ids::{Attempt, Hash, Peer, TaskId, Ver},
-    io::Input,
+    io::{Input, Source},
     message::Gossip,
     quorum::MeshConfig,
     spec::{OnSplit, Work},
@@ -62,7 +62,7 @@ enum What {
     Gossip { node: usize, life: u64, from: Peer, gossip: Arc<Gossip> },
     Fsync { node: usize, life: u64, upto: u64 },
     Exit { node: usize, life: u64, id: TaskId, attempt: Attempt, killed: bool },
-    Fetched { node: usize, life: u64, hash: Hash, len: u64, from: Vec<Peer> },
+    Fetched { node: usize, life: u64, hash: Hash, len: u64, from: Vec<Source> },
     Boot { node: usize },
     Crash { node: usize, life: u64, power: bool },
     Fault(Strike),
@@ -167,6 +167,8 @@ pub(crate) struct World {
     destroyed: usize,
     load: load::Load,
     works: BTreeMap<Hash, Work>,
+    /// What a hostile relay has kept: pair, side, envelope.
+    kept: Option<(usize, usize, clawmesh_protocol::relay::Relay)>,
     meter: Option<Meter>,
     /// Sets of voters that some disk has, oldest first.
     sets: Vec<Arc<MeshConfig>>,
@@ -218,6 +220,7 @@ impl World {
             destroyed: 0,
             load: load::Load::default(),
             works: BTreeMap::new(),
+            kept: None,
             meter: None,
             sets: Vec::new(),
             plan,

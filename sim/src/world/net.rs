@@ -11,6 +11,7 @@ use clawmesh_protocol::{
     ids::Peer,
     io::Input,
     message::{Busy, Gossip, Message, Refuse},
+    relay::Relay,
 };
 
 use super::{What, World, node::Ending, of_election};
@@ -22,6 +23,14 @@ const SILENT_MS: u64 = 1_000;
 const CLOSE_MS: u64 = 2_000;
 /// Period of the lane's heartbeat, ms.
 const PHASE_MS: u64 = 250;
+
+/// Of a thousand envelopes that a node passes on, so many are dropped, changed or repeated.
+const HOSTILE: u64 = 9;
+
+/// What the author's signature is in this world: nobody else can make it, since only [`World::effect`] calls this for an author.
+pub(super) fn signature(r: &Relay) -> codec::Blob {
+    codec::Blob(blake3::hash(&r.signed()).as_bytes().to_vec())
+}
 
 /// What travels on a connection.
 pub(super) enum Packet {
@@ -106,10 +115,37 @@ impl World {
         }
         let msg = self.through_codec(from, msg);
         let (pair, side) = pair_of(from, t);
+        let Some(msg) = self.hostile(from, pair, side, msg) else { return };
         match self.pairs[pair].open[side] {
             Some(conn) => self.enqueue(pair, side, conn, Packet::Msg(Arc::new(msg))),
             None => self.count("sent without a link"),
         }
+    }
+
+    /// A relay that can't be trusted: it may drop, change and repeat what it passes on.
+    fn hostile(&mut self, from: usize, pair: usize, side: usize, msg: Message) -> Option<Message> {
+        let Message::Relay(mut r) = msg else { return Some(msg) };
+        if self.calm || r.from == self.nodes[from].cfg.peer || !self.chance.net.permille(HOSTILE) {
+            return Some(Message::Relay(r));
+        }
+        match self.chance.net.below(3) {
+            0 => return None,
+            1 => {
+                if let Some(b) = r.body.0.last_mut() {
+                    *b ^= 1;
+                }
+            }
+            _ => {
+                let kept = self.kept.replace((pair, side, r.clone()));
+                // The same twice, or an older one of the same way before it.
+                let old = kept.filter(|(p, s, _)| (*p, *s) == (pair, side)).map_or_else(|| r.clone(), |(.., old)| old);
+                if let Some(conn) = self.pairs[pair].open[side] {
+                    self.enqueue(pair, side, conn, Packet::Msg(Arc::new(Message::Relay(old))));
+                }
+            }
+        }
+        self.count("relay: a hostile one");
+        Some(Message::Relay(r))
     }
 
     /// A fraction of all messages is encoded, decoded and compared.
@@ -165,6 +201,16 @@ impl World {
         match packet {
             Packet::Msg(m) if p.open[other] == Some(conn) => {
                 let m = Arc::try_unwrap(m).unwrap_or_else(|m| (*m).clone());
+                // The driver's part of E11: nothing reaches the core that its author has not signed.
+                let m = match m {
+                    Message::Relay(r) if r.to == self.nodes[node].cfg.peer => {
+                        if signature(&r) != r.sig {
+                            return self.count("relay: a forged one");
+                        }
+                        return self.give(node, Input::Relayed(peer, r));
+                    }
+                    m => m,
+                };
                 match self.bugged(node, &m) {
                     None => self.give(node, Input::Message(peer, m)),
                     Some(None) => {}

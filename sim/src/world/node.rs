@@ -69,6 +69,8 @@ pub(super) struct Node {
     booting: bool,
     /// How long it stays away after its next end, ms.
     pub(super) away: Option<u64>,
+    /// Whom it reaches through another (E11).
+    relayed: BTreeSet<Peer>,
     /// What it is made to do against its will, until then, ms.
     pub(super) bug: Option<(Fault, u64)>,
 }
@@ -158,6 +160,7 @@ impl Node {
             skew: dice.range(0, plan.skew_ms),
             booting: false,
             away: None,
+            relayed: BTreeSet::new(),
             bug: None,
         }
     }
@@ -287,6 +290,7 @@ impl World {
         let n = &mut self.nodes[node];
         n.life += 1;
         n.inbox.clear();
+        n.relayed.clear();
         n.procs.clear();
         n.paused = false;
         n.deaf = false;
@@ -401,11 +405,21 @@ impl World {
             }
             self.apply(node, ready);
         }
-        let kill = match &input {
-            Input::Message(_, Message::Kill(k)) => Some((k.id, k.attempt)),
+        let carried = match &input {
+            Input::Relayed(_, r) => r.message(),
             _ => None,
         };
-        self.nodes[node].releasing = matches!(input, Input::Message(_, Message::Release(_)));
+        let relayed = carried.is_some();
+        let told = match &input {
+            Input::Message(_, m) => Some(m),
+            _ => carried.as_ref(),
+        };
+        let kill = match told {
+            Some(Message::Kill(k)) => Some((k.id, k.attempt)),
+            _ => None,
+        };
+        let submit = relayed && matches!(told, Some(Message::Submit(_)));
+        self.nodes[node].releasing = matches!(told, Some(Message::Release(_)));
         let Some(c) = &mut self.nodes[node].core else { return };
         let mut out = Vec::new();
         c.mesh.handle(now, input, &mut out);
@@ -415,7 +429,11 @@ impl World {
         }
         self.number(node, &out);
         // One that comes from a deposed coordinator is refused, and counts for nothing.
-        let kill = kill.filter(|_| !out.contains(&Output::Event(Event::Dropped("stale_kill"))));
+        let taken = !relayed || out.iter().any(|o| matches!(o, Output::Event(Event::Relayed { what: "taken", .. })));
+        if submit && taken {
+            self.count("sometimes: a submit came through a relay");
+        }
+        let kill = kill.filter(|_| taken && !out.contains(&Output::Event(Event::Dropped("stale_kill"))));
         if let (Some((id, a)), Some(c)) = (kill, &self.nodes[node].core) {
             let no = c.last_batch;
             self.see(node, Fact::KillSeen(id, a, no));
@@ -499,6 +517,17 @@ impl World {
                 self.see(node, Fact::Sent(to, Arc::new(msg.clone())));
                 self.send(node, to, msg);
             }
+            Output::Relay { via, mut envelope, .. } => {
+                envelope.sig = net::signature(&envelope);
+                if let Some(inner) = envelope.message() {
+                    self.hash.update(inner.name().as_bytes());
+                    self.note_sent(node, &inner);
+                    self.see(node, Fact::Sent(envelope.to, Arc::new(inner)));
+                }
+                let msg = Message::Relay(envelope);
+                self.see(node, Fact::Sent(via, Arc::new(msg.clone())));
+                self.send(node, via, msg);
+            }
             Output::Publish { msg, .. } => self.publish(node, msg),
             Output::Start { job, .. } => self.start(node, job),
             Output::Kill(id, a) => self.kill(node, id, a),
@@ -511,6 +540,7 @@ impl World {
             Output::Reply { req, reply, .. } => self.reply(node, req, reply),
             Output::Event(e) => {
                 self.note_event(node, &e);
+                self.note_relayed(node, &e);
                 self.see(node, Fact::Event(e));
             }
             Output::WakeAt(ms) => {
@@ -548,6 +578,7 @@ impl World {
         let kind = match input {
             Input::Tick => "tick",
             Input::Message(_, m) => m.name(),
+            Input::Relayed(..) => "relayed",
             Input::Gossip(_, g) => g.name(),
             Input::Up(_) => "up",
             Input::Closed(_) => "closed",
@@ -611,10 +642,32 @@ impl World {
             Event::Spawned(..) => "event: spawned".into(),
             Event::Alarm(w) => format!("alarm: {w}"),
             Event::Dropped(w) => format!("dropped: {w}"),
+            Event::Relayed { what, .. } => format!("relay: {what}"),
             Event::Tilt(_) => "event: tilt".into(),
             Event::Member(_, w) => format!("member: {w}"),
         };
         self.count(&line);
+    }
+
+    /// Who is reached through another counts as linked for the checkers.
+    fn note_relayed(&mut self, node: usize, e: &Event) {
+        let (peer, up) = match e {
+            Event::Relayed { what: "opened", peer, .. } => {
+                self.nodes[node].relayed.insert(*peer);
+                (*peer, true)
+            }
+            Event::Relayed { what: "ended", peer, .. } => {
+                self.nodes[node].relayed.remove(peer);
+                (*peer, false)
+            }
+            Event::Relayed { what: "replaced", peer, .. } => {
+                self.nodes[node].relayed.remove(peer);
+                return;
+            }
+            Event::Member(peer, word @ ("silent" | "heard")) if self.nodes[node].relayed.contains(peer) => (*peer, *word == "heard"),
+            _ => return,
+        };
+        self.see(node, Fact::Link(peer, up));
     }
 
     /// An ordered stop after `Leave`.

@@ -5,8 +5,9 @@
 //! go on at once up to the next of these moments, and what was heard of lately counts as heard of all the time.
 
 use clawmesh_protocol::{
-    io::{Input, Output},
+    io::{Event, Input, Output},
     message::Message,
+    relay::Relay,
     rest::REST_MS,
 };
 
@@ -25,12 +26,26 @@ const NAP_MS: u64 = 250;
 
 /// What comes in while a mesh rests.
 pub(super) fn at_rest(input: &Input) -> bool {
-    matches!(input, Input::Tick | Input::Gossip(..) | Input::Message(_, Message::HbAck(_)))
+    match input {
+        Input::Tick | Input::Gossip(..) | Input::Message(_, Message::HbAck(_)) => true,
+        Input::Relayed(_, r) | Input::Message(_, Message::Relay(r)) => idle(r),
+        _ => false,
+    }
 }
 
 /// Something that a mesh at rest does not do.
 pub(super) fn stirs(output: &Output) -> bool {
-    !matches!(output, Output::WakeAt(_) | Output::Publish { .. } | Output::Dial(..) | Output::Send { msg: Message::HbAck(_), .. })
+    match output {
+        Output::WakeAt(_) | Output::Publish { .. } | Output::Dial(..) | Output::Send { msg: Message::HbAck(_), .. } => false,
+        Output::Relay { envelope: r, .. } | Output::Send { msg: Message::Relay(r), .. } => !idle(r),
+        Output::Event(Event::Relayed { what, .. }) => !matches!(*what, "sent" | "passed" | "taken"),
+        _ => true,
+    }
+}
+
+/// What is said in a relayed channel (E11) while nothing happens.
+fn idle(r: &Relay) -> bool {
+    r.is_keep() || matches!(r.message(), Some(Message::HbAck(_)))
 }
 
 impl World {

@@ -2,8 +2,8 @@
 
 use clawmesh_protocol::{
     codec,
-    ids::{Attempt, Hash, Peer, TaskId},
-    io::{Exit, Input, Job, capture},
+    ids::{Attempt, Hash, TaskId},
+    io::{Exit, Input, Job, Source, capture},
     record::End,
     spec::{Data, INLINE_MAX, Kind, Work},
 };
@@ -105,21 +105,32 @@ impl World {
         self.give(node, Input::Exited(id, attempt, Exit { end, code, why: end.word().to_owned(), data, ran_ms: took }));
     }
 
-    pub(super) fn fetch(&mut self, node: usize, hash: Hash, len: u64, from: Vec<Peer>) {
+    pub(super) fn fetch(&mut self, node: usize, hash: Hash, len: u64, from: Vec<Source>) {
         let d = self.chance.net.tailed(1, 30, 30, 2_000);
         let life = self.nodes[node].life;
         self.count("blobs asked for");
         self.after(d, What::Fetched { node, life, hash, len, from });
     }
 
-    pub(super) fn fetched(&mut self, node: usize, life: u64, hash: Hash, _len: u64, from: &[Peer]) {
+    pub(super) fn fetched(&mut self, node: usize, life: u64, hash: Hash, _len: u64, from: &[Source]) {
         if self.nodes[node].life != life {
             return;
         }
-        let source = |p: &Peer| {
-            self.node_of(*p).is_some_and(|n| self.link_open(node, n) && !self.nodes[n].paused && self.nodes[n].blobs.contains(&hash))
+        let open = |a: usize, b: usize| self.link_open(a, b) && !self.nodes[b].paused;
+        let has = |n: usize| self.nodes[n].blobs.contains(&hash);
+        let find = |s: &Source| {
+            let holder = self.node_of(s.peer)?;
+            match s.via.and_then(|v| self.node_of(v)) {
+                // Who is in between gives its own copy, or hands on the holder's (E11).
+                Some(v) => (open(node, v) && (has(v) || (open(v, holder) && has(holder)))).then_some(true),
+                None => (open(node, holder) && has(holder)).then_some(false),
+            }
         };
-        let ok = self.nodes[node].blobs.contains(&hash) || from.iter().any(source);
+        let found = if has(node) { Some(false) } else { from.iter().find_map(find) };
+        if found == Some(true) {
+            self.count("blobs had through a relay");
+        }
+        let ok = found.is_some();
         if ok {
             self.nodes[node].blobs.insert(hash);
         } else {

@@ -1,0 +1,92 @@
+//! Nodes that cannot reach each other work through a third one (E11): on machines of their own (network namespaces), where a
+//! switch drops everything between two of them, both ways.  These tests need root, so they are ignored unless asked for:
+//! `cargo test -p clawmesh-tests --test relay -- --ignored`.
+#![cfg(target_os = "linux")]
+
+use std::time::Instant;
+
+use clawmesh_tests::{LONG, Lan, Mesh, Node, Task, Value, json, wait_until};
+
+/// Well above what travels within a message (1.5 KiB), and above one chunk of a stream.
+const LARGE: usize = 300_000;
+
+/// Waits until a node says that it reaches the other one through the third.
+fn through(node: &Node, other: &str, relay: &str) {
+    wait_until(&format!("{} reaches {other} through {relay}", node.name()), LONG, || {
+        let members = node.get("/api/v1/nodes")?;
+        let find = |name: &str| members.as_array().into_iter().flatten().find(|m| m["name"] == name).cloned().unwrap_or_default();
+        let (m, via) = (find(other), find(relay));
+        if m["via"] == via["node"] && m["state"] == "online" { Ok(()) } else { Err(m.to_string()) }
+    });
+}
+
+/// A task with a large input and an equally large result runs on `worker`, and its submitter gets the result.
+fn large_task(submitter: &Node, worker: &str) {
+    let word = format!("{}-{worker}", submitter.name());
+    let input = format!("{word} {}", "x".repeat(LARGE));
+    let start = Instant::now();
+    let id = submitter.submit(&[Task::skill("echo", &json!(input)).with("pin", worker)]).remove(0);
+    submitter.all_complete(std::slice::from_ref(&id), LONG);
+    let out = submitter.cli(["tasks", "result", &id]).ok().out();
+    assert!(out.contains(&input), "{} bytes of {} came back", out.len(), input.len());
+    println!("{LARGE} bytes from {} to {worker} and back in {:.2} s", submitter.name(), start.elapsed().as_secs_f64());
+}
+
+fn epoch(node: &Node) -> Value {
+    node.status().expect("a status")["epoch"].clone()
+}
+
+#[test]
+#[ignore = "needs root: network namespaces, nft"]
+fn two_nodes_that_cannot_reach_each_other_work_through_the_third() {
+    let lan = Lan::new(3, true);
+    let mesh = Mesh::of(3).netns(lan.machines()).args(["--slots", "2"]).start();
+    let [a, b, c] = [&mesh[0], &mesh[1], &mesh[2]];
+    assert_eq!(mesh.coordinator().name(), "n0");
+    let before = epoch(b);
+    let cut = Instant::now();
+    lan.cut([(0, 2), (2, 0)]);
+    through(c, "n0", "n1");
+    through(a, "n2", "n1");
+    println!("both ends use the relay {:.2} s after the cut", cut.elapsed().as_secs_f64());
+    // The coordinator is at one end: a follower behind the relay submits to it, runs for it, and replicates.
+    large_task(c, "n0");
+    large_task(a, "n2");
+    large_task(b, "n2");
+    assert_eq!(epoch(b), before, "nobody claims because of that");
+    assert!(b.metric("clawmesh_relayed_total", "kind=\"passed\"") > 0.0 && a.metric("clawmesh_relayed_total", "kind=\"taken\"") > 0.0);
+    assert_eq!(a.metric("clawmesh_relayed_total", "kind=\"forged\"") + c.metric("clawmesh_relayed_total", "kind=\"forged\""), 0.0);
+    c.cli(["nodes"]).ok().stdout_has(&["through n1"]);
+    // Live output of a command that runs behind the relay.
+    let id = c.submit(&[Task::sh("echo early; sleep 3; echo late").with("pin", "n0")]).remove(0);
+    c.task_until(&id, "running", LONG);
+    c.cli(["tasks", "logs", "--follow", &id]).ok().stdout_has(&["early", "late"]);
+    // The line is back: so is the direct link.
+    lan.heal();
+    wait_until("the direct link is back", LONG, || {
+        let members = c.get("/api/v1/nodes")?;
+        let left = members.as_array().into_iter().flatten().filter(|m| !m["via"].is_null()).count();
+        if left == 0 { Ok(()) } else { Err(members.to_string()) }
+    });
+    large_task(c, "n0");
+    assert_eq!(epoch(b), before);
+}
+
+#[test]
+#[ignore = "needs root: network namespaces, nft"]
+fn the_coordinator_carries_for_its_followers_and_another_takes_its_place() {
+    let lan = Lan::new(4, true);
+    let mesh = Mesh::of(4).netns(lan.machines()).args(["--slots", "2"]).start();
+    assert_eq!(mesh.coordinator().name(), "n0");
+    lan.cut([(2, 3), (3, 2)]);
+    through(&mesh[2], "n3", "n0");
+    large_task(&mesh[2], "n3");
+    mesh[0].kill();
+    through(&mesh[2], "n3", "n1");
+    through(&mesh[3], "n2", "n1");
+    wait_until("another one coordinates", LONG, || {
+        let status = mesh[3].status()?;
+        if status["coordinator_name"] == "n1" { Ok(()) } else { Err(status["coordinator_name"].to_string()) }
+    });
+    large_task(&mesh[3], "n2");
+}
