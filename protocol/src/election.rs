@@ -14,6 +14,9 @@ use crate::{
     writes::{Coord, Phase},
 };
 
+/// A link to a leader that is known by gossip comes up within this time, if it does, ms.
+const LINK_MS: u64 = 1_000;
+
 /// The leader this node follows.
 #[derive(Debug, Clone)]
 pub(crate) struct Leader {
@@ -598,9 +601,16 @@ impl Mesh {
             if self.leader.as_ref().is_some_and(|l| l.epoch == h.epoch) {
                 self.refresh(h);
             }
-        } else {
+        } else if !self.link_on_its_way() {
             self.ask_join(from);
         }
+    }
+
+    /// It has just heard of its leader by gossip, and the link to it may come up at any moment: until then it knows too little
+    /// to wish for another one.
+    fn link_on_its_way(&self) -> bool {
+        let new = self.leader.as_ref().is_some_and(|l| self.now < l.two_way + LINK_MS && !self.view.is_usable(&l.peer));
+        new && self.leader_fresh()
     }
 
     fn refresh(&mut self, h: Hb) {
@@ -753,7 +763,7 @@ impl Mesh {
         let followers = self.co.as_ref().map_or(0, |c| c.followers.keys().filter(|p| self.view.is_usable(p)).count() + 1);
         let followers = u32::try_from(followers).unwrap_or(u32::MAX);
         // Who has just claimed again has lost nobody: they say so in a moment.
-        let had = self.co.as_ref().filter(|c| self.now < c.reclaimed_at + T_CLAIM_MS).map_or(0, |c| c.had);
+        let had = self.co.as_ref().filter(|c| !c.sure() || self.now < c.reclaimed_at + T_CLAIM_MS).map_or(0, |c| c.had);
         Weight { followers: followers.max(had), prio: self.cfg.prio, peer: self.me }
     }
 

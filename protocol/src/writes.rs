@@ -384,6 +384,8 @@ impl Mesh {
         let Some(c) = &mut self.co else { return };
         if c.unsure.is_some_and(|no| no <= durable) {
             c.unsure = None;
+            // What it has won by its last claims counts until the new ones have been answered: they leave only now.
+            c.reclaimed_at = self.now;
             let (epoch, again) = (c.epoch, c.phase == Phase::Serving);
             if again {
                 self.event(Event::Serving(epoch));

@@ -63,6 +63,8 @@ impl Check for InTurn {
                     let mut elsewhere = r.live.iter().any(|l| disks.node(l.attempt.epoch.peer) != Some(e.node));
                     // Another one had admitted it before: its record has come with its place in the queue.
                     elsewhere |= disks.node(r.queued.epoch.peer) != Some(e.node);
+                    // Nobody waits for it any more; an attempt that has not left yet never will.
+                    elsewhere |= r.cancel;
                     if let Some(w) = self.waiting.get_mut(&e.node).filter(|_| r.outcome.is_some() || elsewhere) {
                         w.remove(&r.id);
                     }
