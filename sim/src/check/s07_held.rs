@@ -24,6 +24,8 @@ pub(super) struct Held {
     /// Links of a node that fell silent while both ends ran.
     lost: BTreeMap<usize, BTreeSet<usize>>,
     running: BTreeSet<usize>,
+    /// Who has said that it sleeps: it is on no side.
+    asleep: BTreeSet<usize>,
     /// Who is a coordinator: a new epoch of the same one begins nothing.
     terms: BTreeSet<usize>,
     /// Who began to serve on the smaller side: since when, and the epoch it began with.
@@ -53,6 +55,7 @@ impl Check for Held {
         match &e.fact {
             Fact::Boot { .. } => {
                 self.running.insert(e.node);
+                self.asleep.remove(&e.node);
             }
             Fact::Down(_) => {
                 self.running.remove(&e.node);
@@ -68,14 +71,22 @@ impl Check for Held {
                 let lost = self.lost.entry(e.node).or_default();
                 if *up {
                     lost.remove(&other);
-                } else if self.running.contains(&other) {
+                } else if self.running.contains(&other) && !self.asleep.contains(&other) {
                     lost.insert(other);
                 }
             }
             // Who says that it leaves is no member any more.
-            Fact::Sent(_, m) if matches!(**m, Message::Bye(_)) => self.lost.values_mut().for_each(|l| {
-                l.remove(&e.node);
-            }),
+            Fact::Sent(_, m) if matches!(**m, Message::Bye(_)) => {
+                if matches!(&**m, Message::Bye(b) if b.asleep) {
+                    self.asleep.insert(e.node);
+                }
+                self.lost.values_mut().for_each(|l| {
+                    l.remove(&e.node);
+                });
+            }
+            Fact::Event(Event::Member(_, "is awake")) => {
+                self.asleep.remove(&e.node);
+            }
             // Who has just woken up trusts nobody's absence.
             Fact::Paused(_) => {
                 self.serving.remove(&e.node);
