@@ -223,7 +223,9 @@ impl Trial {
         for (i, node) in nodes.iter().enumerate() {
             let asked = |through: usize| through == i || (through + 1) % nodes.len() == i;
             let mut open: Vec<String> = acked.iter().filter(|(_, t)| asked(**t)).map(|(id, _)| id.clone()).collect();
-            wait_until(&format!("{} knows how all tasks ended", node.name()), AGES, || {
+            // Some hundred answers per second: after a long storm there are tens of thousands of tasks.
+            let limit = AGES + Duration::from_millis(20 * open.len() as u64);
+            wait_until(&format!("{} knows how all tasks ended", node.name()), limit, || {
                 let ended = self.ask(i, node, &open, Duration::from_secs(1), true)?;
                 open.retain(|id| !ended.contains(id));
                 match open.first() {

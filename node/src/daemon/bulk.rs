@@ -110,7 +110,7 @@ impl Desk {
 }
 
 fn key(id: ShortId, attempt: u32) -> JobKey {
-    JobKey { task: id.to_string(), attempt }
+    JobKey { task: id.to_string(), attempt, issue: String::new() }
 }
 
 async fn refuse(w: &mut (impl AsyncWrite + Unpin), why: &str) -> io::Result<()> {

@@ -52,7 +52,9 @@ pub(crate) async fn prepare(job: &Job, store: &Store, shelf: &Shelf, dir_root: P
 
 /// The executor's name of an attempt.
 pub(crate) fn key(id: &TaskId, attempt: &Attempt) -> exec::JobKey {
-    exec::JobKey { task: id.to_string(), attempt: attempt.k }
+    let peer = attempt.epoch.peer.to_string();
+    let tail = peer.get(peer.len().saturating_sub(8)..).unwrap_or_default();
+    exec::JobKey { task: id.to_string(), attempt: attempt.k, issue: format!("{}-{tail}", attempt.epoch.n) }
 }
 
 fn program(job: &Job, work: &Work, shelf: &Shelf) -> Result<(exec::Work, Option<Duration>), String> {

@@ -31,11 +31,12 @@ pub(crate) enum Fate {
 impl WorkDir {
     /// An empty directory for one attempt, readable by the node's user only. Replaces what an earlier boot left there.
     pub(crate) fn create(root: &Path, key: &JobKey, spares: &Arc<Spares>) -> Result<WorkDir> {
-        if !is_plain(&key.task) {
+        if !is_plain(&key.task) || !(key.issue.is_empty() || is_plain(&key.issue)) {
             let reason = format!("task id {:?} cannot name a directory", key.task);
             return Err(Error::new(ErrorKind::InvalidInput, reason));
         }
-        let path = root.join(format!("{}.{}", key.task, key.attempt));
+        let issue = if key.issue.is_empty() { String::new() } else { format!(".{}", key.issue) };
+        let path = root.join(format!("{}.{}{issue}", key.task, key.attempt));
         if !spares.place(root, &path) {
             make_fresh(root, &path)?;
         }
@@ -220,7 +221,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     fn key(task: &str, attempt: u32) -> JobKey {
-        JobKey { task: task.to_owned(), attempt }
+        JobKey { task: task.to_owned(), attempt, issue: String::new() }
     }
 
     fn names(root: &Path) -> Vec<String> {

@@ -41,6 +41,9 @@ pub(crate) const OUTPUT_CAP_DEFAULT: u64 = 1024 * 1024;
 pub(crate) struct JobKey {
     pub(crate) task: String,
     pub(crate) attempt: u32,
+    /// Who issued it: after a split, two coordinators may issue the same number to one worker, and both attempts run.
+    /// Names a directory, too; empty where nobody else could have.
+    pub(crate) issue: String,
 }
 
 impl fmt::Display for JobKey {
@@ -265,8 +268,12 @@ impl Executor {
     }
 
     /// Follows an attempt's output from its beginning. None if it is not running here; then its exit has all there is.
+    /// A key without `issue` means the latest of that number.
     pub(crate) fn tail(&self, key: &JobKey) -> Option<Tail> {
-        self.shared.table().running.get(key).map(|running| running.capture.tail())
+        let table = self.shared.table();
+        let named = |k: &JobKey| key.issue.is_empty() && k.task == key.task && k.attempt == key.attempt;
+        let latest = || table.running.iter().filter(|(k, _)| named(k)).max_by_key(|(_, r)| r.since).map(|(_, r)| r);
+        table.running.get(key).or_else(latest).map(|running| running.capture.tail())
     }
 
     /// The attempts that have not been reported as ended, in no particular order.

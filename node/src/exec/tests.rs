@@ -34,7 +34,7 @@ impl Rig {
     fn job(&mut self, work: Work) -> Job {
         self.next += 1;
         Job {
-            key: JobKey { task: format!("task{}", self.next), attempt: 1 },
+            key: JobKey { task: format!("task{}", self.next), attempt: 1, issue: String::new() },
             work,
             timeout: None,
             fence: "7.3".to_owned(),
@@ -445,6 +445,20 @@ async fn the_same_attempt_is_not_started_twice_and_the_limit_holds() {
     rig.start(job);
     let job = rig.job(Work::Echo { input: Vec::new() });
     assert_eq!(rig.executor.start(job), Err(Refused::Full(2)));
+}
+
+#[tokio::test]
+async fn the_same_number_from_two_coordinators_is_two_attempts() {
+    let mut rig = Rig::new();
+    let mut job = rig.sh("pwd; sleep 600");
+    let first = rig.start(job.clone());
+    job.key.issue = "6-Qx".to_owned();
+    let second = rig.start(job);
+    let any = JobKey { issue: String::new(), ..second.clone() };
+    assert!(rig.executor.tail(&any).is_some() && rig.executor.tail(&second).is_some());
+    assert!(rig.executor.kill(&first, "enough") && rig.executor.kill(&second, "enough"));
+    let (a, b) = (rig.exit().await, rig.exit().await);
+    assert_eq!([a.0, b.0].into_iter().collect::<std::collections::BTreeSet<_>>(), [first, second].into());
 }
 
 #[tokio::test]

@@ -84,7 +84,7 @@ async fn run_sample(name: &str, input: &[u8]) -> crate::exec::Exit {
     let home = tempfile::tempdir().unwrap();
     let (executor, mut exits) = Executor::new(Settings::default(), tokio::runtime::Handle::current());
     let work = Work::Skill { dir: skill.dir.clone(), run: run.argv, input: run.input, stdin: input.to_vec(), json_output: run.json_output };
-    let key = JobKey { task: "sample".to_owned(), attempt: 1 };
+    let key = JobKey { task: "sample".to_owned(), attempt: 1, issue: String::new() };
     let dir_root = home.path().join("work");
     executor
         .start(Job {
