@@ -194,10 +194,7 @@ impl Mesh {
         let prio: BTreeMap<u64, (u32, Peer)> = here
             .iter()
             .chain(self.view.members.keys())
-            .map(|p| {
-                let of = self.view.get(p).and_then(|m| m.advert.as_ref()).map_or(0, |a| a.prio);
-                (mark(p), (if *p == self.me { self.cfg.prio } else { of }, *p))
-            })
+            .map(|p| (mark(p), (if *p == self.me { self.cfg.prio } else { self.view.prio(p) }, *p)))
             .collect();
         let mut order: Vec<u64> = chosen.into_iter().collect();
         order.sort_by_key(|id| core::cmp::Reverse(prio.get(id).copied()));

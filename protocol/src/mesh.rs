@@ -135,7 +135,8 @@ pub struct Mesh {
     /// Awake ms when this life began.
     pub(crate) born: u64,
     advert_at: u64,
-    advert_beat: u64,
+    /// Number of the last advert.
+    pub(crate) advert_beat: u64,
 
     pub(crate) leader: Option<Leader>,
     pub(crate) round: Option<Round>,
@@ -593,11 +594,6 @@ impl Mesh {
             mesh: self.addresses.clone(),
             ext: Default::default(),
         }
-    }
-
-    /// Number of the last advert.
-    pub(crate) fn advert_beat(&self) -> u64 {
-        self.advert_beat
     }
 
     /// Gossips the advert now and plans the next.

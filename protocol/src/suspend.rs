@@ -25,7 +25,7 @@ impl Mesh {
         self.wake_at(self.now + CALLED_OFF_MS);
         self.step_down("its machine goes to sleep");
         (self.leader, self.round, self.election_at, self.wait_higher) = (None, None, None, None);
-        let (boot, epoch, beat) = (self.boot, self.side.promised, self.advert_beat());
+        let (boot, epoch, beat) = (self.boot, self.side.promised, self.advert_beat);
         for p in self.view.linked().collect::<alloc::vec::Vec<_>>() {
             let bye = Bye { boot, epoch, why: "sleep".into(), asleep: true, beat, ext: Default::default() };
             self.send_durable(p, Message::Bye(bye));

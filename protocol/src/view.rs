@@ -137,6 +137,10 @@ impl View {
             _ => p.to_string().chars().rev().take(6).collect::<Vec<_>>().into_iter().rev().collect(),
         }
     }
+    /// The priority of a member by its last advert; 0 when none has come.
+    pub(crate) fn prio(&self, p: &Peer) -> u32 {
+        self.members.get(p).and_then(|m| m.advert.as_ref()).map_or(0, |a| a.prio)
+    }
     /// The rank of a member by its last advert; none when it must not lead.
     pub(crate) fn rank(&self, p: &Peer) -> Option<Rank> {
         let a = self.members.get(p)?.advert.as_ref()?;

@@ -832,15 +832,14 @@ impl Mesh {
             .followers
             .iter()
             .filter(|(p, f)| !keep.contains_key(p) && f.stage != Stage::Pulling && self.view.is_usable(p))
-            .map(|(p, f)| (f.count > 0, self.view.get(p).and_then(|m| m.advert.as_ref()).map_or(0, |a| a.prio), !self.is_relayed(p), *p))
+            .map(|(p, f)| (f.count > 0, self.view.prio(p), !self.is_relayed(p), *p))
             .collect();
         rest.sort_unstable();
         while keep.len() < want {
             let Some((.., p)) = rest.pop() else { break };
             keep.insert(p, now);
         }
-        let prio_of = |p: &Peer| self.view.get(p).and_then(|m| m.advert.as_ref()).map_or(0, |a| a.prio);
-        let weakest = keep.iter().filter(|(_, t)| now >= **t + sticky).map(|(q, _)| (prio_of(q), *q)).min();
+        let weakest = keep.iter().filter(|(_, t)| now >= **t + sticky).map(|(q, _)| (self.view.prio(q), *q)).min();
         let joined = |q: &Peer| c.followers.get(q).is_some_and(|f| f.stage == Stage::Joined);
         match (weakest, rest.last().copied()) {
             // A clearly better one takes the seat of the weakest after ten minutes: it is given a seat of its own first...
