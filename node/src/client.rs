@@ -8,9 +8,8 @@ use std::{
 
 use axum::body::Bytes;
 use clawmesh_protocol::{
-    face::{ExplainView, MemberView, NewTask, QuorumView, SkillView, State, TaskView},
+    face::{ExplainView, MemberView, NewTask, QuorumView, Resolved, SettingsView, SkillQuery, SkillView, State, TaskView},
     ids::Peer,
-    spec::Strategy,
 };
 use futures::{Stream, StreamExt, TryStreamExt};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
@@ -21,8 +20,8 @@ use crate::{
     api::{
         Token, announced,
         types::{
-            Accepted, ApiFile, Batch, Cancelled, Done, Ended, Entry, Invitation, Outcome, Page, Problem, QuorumChange, StatusReport,
-            StrategySetting, WaitFor, Waited,
+            Accepted, ApiFile, Batch, Cancelled, Done, Ended, Entry, Invitation, NewSetting, Outcome, Page, Problem, QuorumChange,
+            StatusReport, WaitFor, Waited,
         },
     },
     output::{EXIT_NO_NODE, EXIT_REFUSED, EXIT_USAGE, EXIT_WAIT, Failure},
@@ -353,6 +352,33 @@ impl Client {
     pub(crate) async fn skills(&self) -> Result<Vec<SkillView>, ClientError> {
         self.get("/skills").await
     }
+    /// The skills of the mesh that a question asks for.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub(crate) async fn find_skills(&self, q: &SkillQuery) -> Result<Vec<SkillView>, ClientError> {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        for (name, value) in [("name", &q.name), ("category", &q.category), ("q", &q.text)] {
+            if let Some(v) = value {
+                query.append_pair(name, v);
+            }
+        }
+        for t in &q.tags {
+            query.append_pair("tag", t);
+        }
+        self.get(&format!("/skills?{}", query.finish())).await
+    }
+    /// What skills need of others.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub(crate) async fn resolve_skills(&self, names: &[String]) -> Result<Resolved, ClientError> {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        for n in names {
+            query.append_pair("name", n);
+        }
+        self.get(&format!("/skills/resolve?{}", query.finish())).await
+    }
     /// Who offers a skill, by the DHT alone.
     ///
     /// # Errors
@@ -417,12 +443,23 @@ impl Client {
     pub(crate) async fn adopt(&self) -> Result<(), ClientError> {
         self.post("/adopt").await
     }
-    /// Sets the strategy of the whole mesh.
+    /// The settings of the whole mesh.
     ///
     /// # Errors
     /// Any [`ClientError`].
-    pub(crate) async fn set_strategy(&self, strategy: Strategy) -> Result<(), ClientError> {
-        let request = self.request(Method::PUT, "/api/v1/settings/strategy").json(&StrategySetting { strategy });
+    pub(crate) async fn settings(&self) -> Result<SettingsView, ClientError> {
+        self.get("/settings").await
+    }
+    /// Changes a setting of the whole mesh; without a value, removes it.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub(crate) async fn change_setting(&self, key: &str, value: Option<String>, user: String) -> Result<(), ClientError> {
+        let path = format!("/api/v1/settings/{}", escape(key));
+        let request = match value {
+            Some(value) => self.request(Method::PUT, &path).json(&NewSetting { value, user }),
+            None => self.request(Method::DELETE, &path),
+        };
         self.answer::<Done>(request).await.map(drop)
     }
     /// All figures of the node in OpenMetrics text.

@@ -1,7 +1,7 @@
 //! What people and programs ask the mesh, and what it answers: plain serde types.
 //! The API shows them as JSON; between nodes a [`Query`] and its [`Answer`] travel as CBOR text maps.
 
-use alloc::{string::String, vec::Vec};
+use alloc::{collections::BTreeMap, string::String, vec::Vec};
 
 use serde::{Deserialize, Serialize};
 
@@ -75,9 +75,15 @@ pub enum Command {
     /// The node's own view of itself and the mesh; answered at once.
     Status,
     /// The skills of the whole mesh as this node knows them; answered at once.
-    Skills,
+    Skills(SkillQuery),
+    /// What these skills need of other skills; answered at once.  At most [`RESOLVE_MAX`] names.
+    Resolve(Vec<String>),
     /// Choose the strategy of the whole mesh.
     SetStrategy(Strategy),
+    /// Change a setting of the whole mesh: name, new value (none removes it), and who wants it.  Answered when it is stable.
+    ChangeSetting(String, Option<String>, String),
+    /// The settings of the whole mesh as this node knows them; answered at once.
+    Settings,
     /// Take no new tasks here (true), or take them again (false).
     Drain(bool),
     /// Forget a node that is gone for good (G4): what it submitted is dead, and it can only return with a new
@@ -96,6 +102,9 @@ pub enum Command {
     Resume,
 }
 
+/// Most names in one [`Command::Resolve`].
+pub const RESOLVE_MAX: usize = 100;
+
 /// Most tasks in one [`Command::Submit`].
 pub const SUBMIT_MAX: usize = 10_000;
 
@@ -112,8 +121,12 @@ pub enum Reply {
     Ended(TaskEnd),
     /// The node's view.
     Status(alloc::boxed::Box<StatusView>),
-    /// The mesh's skills.
-    Skills(Vec<SkillView>),
+    /// The mesh's skills: how many the question found, and the page that was asked for.
+    Skills(usize, Vec<SkillView>),
+    /// What skills need.
+    Resolved(Resolved),
+    /// The mesh's settings.
+    Settings(SettingsView),
     /// Done.
     Ok,
     /// Not done, and why.
@@ -578,8 +591,63 @@ pub struct QueueView {
     pub ended: u64,
 }
 
-/// A skill of the mesh.
+/// The settings of the whole mesh.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettingsView {
+    /// By name; `strategy` is always there.
+    pub values: BTreeMap<String, String>,
+    /// The latest changes, the last one last.
+    pub log: Vec<SettingChangeView>,
+}
+
+/// Who changed a setting.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettingChangeView {
+    /// Which.
+    pub key: String,
+    /// The beginning of the new value; none: it was removed.
+    pub value: Option<String>,
+    /// The node on which it was said.
+    pub node: Peer,
+    /// Its name.
+    pub name: String,
+    /// By whom, as that node said.
+    pub user: String,
+    /// Wall clock of the coordinator, ms.
+    pub at: u64,
+}
+
+/// Which skills are wanted: those for which everything holds that is given.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SkillQuery {
+    /// Exactly this name.
+    pub name: Option<String>,
+    /// All of these tags, in any case.
+    pub tags: Vec<String>,
+    /// This category, in any case.
+    pub category: Option<String>,
+    /// All of these words, or words that begin so, in name, tags, category or description.
+    pub text: Option<String>,
+    /// At most so many, 10,000 at most; none = as many as there are.
+    pub limit: Option<usize>,
+    /// So many are passed over.
+    pub offset: usize,
+}
+
+/// Most skills in one answer.
+const SKILLS_LISTED_MAX: usize = 10_000;
+
+impl SkillQuery {
+    /// The size of the page.
+    pub fn limit(&self) -> usize {
+        self.limit.unwrap_or(SKILLS_LISTED_MAX).min(SKILLS_LISTED_MAX)
+    }
+}
+
+/// A skill of the mesh.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SkillView {
     /// Its name.
     pub name: String,
@@ -595,6 +663,89 @@ pub struct SkillView {
     pub tags: Vec<String>,
     /// The mesh can run it by itself (`metadata.clawmesh.run`).
     pub runnable: bool,
-    /// Nodes that offer it: id, name, and whether the node is online.
+    /// What it takes: `json`, `text` or `none`; empty for a skill that only an agent can follow.
+    pub input: String,
+    /// It promises one JSON value.
+    pub json_output: bool,
+    /// The author's time limit, ms; 0 = none.
+    pub timeout_ms: u64,
+    /// Other skills that it needs, as written.
+    pub depends: Vec<String>,
+    /// What a run wants.
+    pub resources: ResourcesView,
+    /// Nodes that offer it: id, name, and whether the node is online.  The same as in `instances`.
     pub nodes: Vec<(Peer, String, bool)>,
+    /// Each node that offers it and is not offline.
+    pub instances: Vec<InstanceView>,
+}
+
+/// What a run of a skill wants.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ResourcesView {
+    /// Cores; 0 = not said.
+    pub cpu: f64,
+    /// MiB; 0 = not said.
+    pub memory_mib: u64,
+    /// GPUs.
+    pub gpu: f64,
+    /// Anything else, by name.
+    pub custom: BTreeMap<String, f64>,
+}
+
+/// A skill on one node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InstanceView {
+    /// The node.
+    pub node: Peer,
+    /// Its name.
+    pub name: String,
+    /// The node's state, as in [`MemberView::state`].
+    pub state: String,
+    /// Attempts that ended there, by the node's own word of the last minute or so.
+    pub runs: u64,
+    /// Of these, the ones that succeeded.
+    pub succeeded: u64,
+    /// 0 to 1; none before the first run.
+    pub success_rate: Option<f64>,
+    /// Mean run time, ms.
+    pub mean_ms: Option<u64>,
+    /// 95 of 100 of the latest runs took no longer, ms, to within a fifth.
+    pub p95_ms: Option<u64>,
+    /// Wall clock ms of the last end.
+    pub last_used: Option<u64>,
+}
+
+/// What some skills need of others.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Resolved {
+    /// What they name themselves.
+    pub direct: Vec<String>,
+    /// All that is needed and there, each behind what it needs itself.
+    pub all: Vec<String>,
+    /// Names that no node that is here offers, or not in a version that fits.
+    pub missing: Vec<String>,
+    /// Circles, each as its path: the last name is the first.
+    pub cycles: Vec<Vec<String>>,
+    /// Every single need.
+    pub needed: Vec<Needed>,
+    /// There was more than is looked at in one question (10,000 needs).
+    pub cut: bool,
+}
+
+/// One need.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Needed {
+    /// The skill that needs; empty for a name in the question.
+    pub by: String,
+    /// The skill that is needed.
+    pub name: String,
+    /// Which versions would do.
+    pub range: Option<String>,
+    /// The version that serves; none when it has none, or is missing.
+    pub version: Option<String>,
+    /// Why it is missing.
+    pub missing: Option<String>,
 }

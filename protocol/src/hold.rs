@@ -62,7 +62,7 @@ impl Mesh {
         let old = self.settings.clone();
         Some(match old {
             Some(s) => Settings { epoch, seq, ..s },
-            None => Settings { epoch, seq, strategy: Default::default(), members: Blob::default(), proto: 0, ext: Default::default() },
+            None => Settings { epoch, seq, ..Settings::none() },
         })
     }
 

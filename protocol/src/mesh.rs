@@ -161,6 +161,8 @@ pub struct Mesh {
     pub(crate) table: Table,
     pub(crate) floors: BTreeMap<Origin, (u64, u64)>,
     pub(crate) settings: Option<Settings>,
+    /// How often this node's skills have run.
+    pub(crate) runs: crate::runs::Runs,
     /// The newest voters this node knows; none in open mode.
     pub(crate) quorum: Option<crate::quorum::MeshConfig>,
     pub(crate) blobs: BTreeSet<Hash>,
@@ -258,6 +260,7 @@ impl Mesh {
             table: Table::new(),
             floors: BTreeMap::new(),
             settings: None,
+            runs: crate::runs::Runs::default(),
             quorum: None,
             blobs: recovered.blobs,
             fetching: BTreeMap::new(),
@@ -292,7 +295,8 @@ impl Mesh {
             let ok = match Key::parse(&key) {
                 Some(Key::Task) => crate::record::decode_rec(&value).map(|r| self.load_rec(r, value, quarantined)).is_ok(),
                 Some(Key::Floor) => codec::decode::<Floor>(&value).map(|f| self.floors.insert(f.origin, (f.inc, f.seq))).is_ok(),
-                Some(Key::Settings) => codec::decode::<Settings>(&value).map(|s| self.settings = Some(s)).is_ok(),
+                Some(Key::Settings) => codec::decode::<Settings>(&value).map(|s| self.load_settings(s)).is_ok(),
+                Some(Key::Values) => codec::decode::<Settings>(&value).map(|s| self.load_values(s)).is_ok(),
                 Some(Key::Config) => codec::decode::<crate::quorum::MeshConfig>(&value).map(|q| self.quorum = Some(q)).is_ok(),
                 Some(Key::Member(p)) => codec::decode::<Remembered>(&value)
                     .map(|r| {
@@ -304,6 +308,7 @@ impl Mesh {
                     .is_ok(),
                 Some(Key::Outbox) => self.outbox.load(&value).is_ok(),
                 Some(Key::Run) => self.load_run(&value, quarantined).is_ok(),
+                Some(Key::Tally) => self.runs.load(&value).is_ok(),
                 // The mark may be above every record that is left: deleted ones counted too.
                 Some(Key::Meta) => codec::decode::<Ver>(&value).map(|v| self.top = self.top.max(v)).is_ok(),
                 None => false,
@@ -396,6 +401,7 @@ impl Mesh {
             self.publish_advert();
         }
         self.wake_at(self.advert_at);
+        self.tell_runs();
     }
 
     pub(crate) fn on_message(&mut self, from: Peer, msg: Message) {
@@ -441,6 +447,7 @@ impl Mesh {
             Message::Query(q) => self.on_query(from, q),
             Message::Answer(a) => self.on_answer(from, a),
             Message::SetStrategy(s) => self.on_set_strategy(from, s),
+            Message::ChangeSetting(c) => self.on_change_setting(from, c),
             Message::ForgetNode(f) => self.on_forget_node(from, f),
             Message::SettingsRefused(r) => self.on_settings_refused(r),
             Message::Settings(s) => self.on_settings(from, s),
@@ -468,6 +475,7 @@ impl Mesh {
         match msg {
             Gossip::Hb(h) => self.on_hb(from, h),
             Gossip::Advert(a) => self.on_advert(from, a),
+            Gossip::Runs(r) => self.on_runs(from, r),
             Gossip::Unknown(..) => self.event(Event::Dropped("unknown_gossip")),
         }
         self.seek_relay(from);
@@ -639,7 +647,7 @@ impl Mesh {
         let floor = a.floor;
         m.facts = crate::view::facts(&a);
         m.advert = Some(a);
-        let have = m.catalogue.as_ref().map(Catalogue::hash);
+        let have = m.catalogue_hash;
         let ask = m.linked && have != Some(hash) && m.asked != Some(hash);
         if ask {
             m.asked = Some(hash);
@@ -678,7 +686,9 @@ impl Mesh {
         }
         let grew = m.ever.len() != before;
         m.asked = None;
-        m.catalogue = Some(c);
+        m.catalogue_hash = Some(c.hash());
+        self.view.registry.offer(from, &c);
+        self.view.entry(from).catalogue = Some(c);
         if grew {
             self.remember(from);
         }
@@ -686,9 +696,10 @@ impl Mesh {
     }
 
     fn on_skills(&mut self, mut c: Catalogue) {
-        c.skills.truncate(crate::skill::SKILLS_MAX);
+        c.fit();
         if c.hash() != self.catalogue.hash() {
             self.worker.runnable = c.skills.iter().filter(|s| s.runnable).map(|s| s.name.clone()).collect();
+            self.view.registry.offer(self.me, &c);
             self.catalogue = c;
             self.advert_soon();
             self.capacity_changed();
@@ -942,7 +953,7 @@ impl Mesh {
             return self.event(Event::Alarm("forgotten"));
         }
         if origin.peer != self.me && self.view.get(&origin.peer).is_some_and(|m| !m.linked) {
-            self.view.members.remove(&origin.peer);
+            self.view.remove(&origin.peer);
             self.delete(Key::member(origin.peer));
         }
     }

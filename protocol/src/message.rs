@@ -9,7 +9,7 @@ use crate::{
     quorum::{Change, MeshConfig},
     record::Outcome,
     relay::{NoRoute, Relay},
-    skill::Catalogue,
+    skill::{Catalogue, SkillRuns},
     spec::{Data, Need, Strategy},
     wire_enum, wire_struct, wire_tuple,
 };
@@ -176,7 +176,35 @@ wire_struct! {
         10 => members: Blob,
         /// The protocol that all members understand (V3); 0 = not recorded, the first.
         11 => proto: u32,
+        /// Settings by name, in the order of their names; kept in a store entry of their own.
+        12 => values: Vec<Setting>,
+        /// The latest changes, the last one last; kept with the values.
+        13 => log: Vec<SettingChange>,
     }
+}
+wire_struct! {
+    /// A setting of the whole mesh.
+    pub struct Setting { 1 => key: String, 2 => value: String }
+}
+wire_struct! {
+    /// Who changed what.
+    pub struct SettingChange {
+        1 => key: String,
+        /// The beginning of the new value.
+        2 => value: String,
+        /// It was removed.
+        3 => gone: bool,
+        /// The node on which it was said.
+        4 => by: Peer,
+        /// By whom, as that node said.
+        5 => user: String,
+        /// Wall clock of the coordinator, ms.
+        6 => at: u64,
+    }
+}
+wire_struct! {
+    /// Change a setting by name; without a value, remove it.
+    pub struct ChangeSetting { 1 => req: u64, 2 => key: String, 3 => value: Option<String>, 4 => user: String }
 }
 wire_struct! {
     /// The lighter of two coordinators asks the heavier to take its side in (E8).
@@ -456,6 +484,7 @@ wire_enum! {
         51 => NoRoute(NoRoute),
         60 => ChangeQuorum(ChangeQuorum),
         61 => Configure(Configure),
+        62 => ChangeSetting(ChangeSetting),
     }
 }
 
@@ -464,5 +493,6 @@ wire_enum! {
     pub enum Gossip {
         1 => Hb(Hb),
         2 => Advert(Advert),
+        3 => Runs(SkillRuns),
     }
 }

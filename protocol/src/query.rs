@@ -13,14 +13,15 @@ use crate::{
     codec::Blob,
     config::REQUESTS_MAX,
     face::{
-        Answer, AttemptView, Command, ExplainView, LIST_MAX, NodeVerdict, Query, QueueView, Refusal, Reply, ResultView, SkillView, State,
-        StatusView, TaskView,
+        Answer, AttemptView, Command, ExplainView, LIST_MAX, NodeVerdict, Query, QueueView, Refusal, Reply, ResultView, State, StatusView,
+        TaskView,
     },
     ids::{Peer, TaskId, short_prefix},
     io::Output,
     mesh::Mesh,
     message::{
-        Adopt, AnswerMsg, Cancel, CancelAck, ChangeQuorum, ForgetNode, Message, NotCoordinator, QueryMsg, SetStrategy, SettingsRefused,
+        Adopt, AnswerMsg, Cancel, CancelAck, ChangeQuorum, ChangeSetting, ForgetNode, Message, NotCoordinator, QueryMsg, SetStrategy,
+        SettingsRefused,
     },
     placement::{fits, score},
     record::{End, Rec},
@@ -109,11 +110,22 @@ impl Mesh {
                 let s = self.status();
                 self.reply(req, Reply::Status(alloc::boxed::Box::new(s)));
             }
-            Command::Skills => {
-                let s = self.skills();
-                self.reply(req, Reply::Skills(s));
+            Command::Skills(q) => {
+                let (total, page) = self.skills(&q);
+                self.reply(req, Reply::Skills(total, page));
+            }
+            Command::Resolve(names) => {
+                let r = self.resolve_skills(&names);
+                self.reply(req, r);
             }
             Command::SetStrategy(strategy) => self.ask(req, Message::SetStrategy(SetStrategy { req, strategy, ext: Default::default() })),
+            Command::ChangeSetting(key, value, user) => {
+                self.ask(req, Message::ChangeSetting(ChangeSetting { req, key, value, user, ext: Default::default() }));
+            }
+            Command::Settings => {
+                let s = self.settings_view();
+                self.reply(req, Reply::Settings(s));
+            }
             Command::ForgetNode(peer) => self.ask(req, Message::ForgetNode(ForgetNode { req, peer, ext: Default::default() })),
             Command::ChangeQuorum(change, nodes, witnesses) => {
                 let m = ChangeQuorum { req, change, nodes, witnesses, ext: Default::default() };
@@ -511,31 +523,5 @@ impl Mesh {
             store_bad: self.store_bad,
             quorum: self.quorum_view(),
         }
-    }
-
-    fn skills(&self) -> Vec<SkillView> {
-        let mut all: BTreeMap<(String, String), SkillView> = BTreeMap::new();
-        let period = self.advert_period();
-        let mine = core::iter::once((self.me, self.cfg.name.clone(), true, &self.catalogue));
-        let others = self.view.members.iter().filter_map(|(p, m)| {
-            let c = m.catalogue.as_ref()?;
-            Some((*p, self.name_of(p), m.state(self.now, period) != "offline", c))
-        });
-        for (p, name, online, c) in mine.chain(others) {
-            for s in &c.skills {
-                let v = all.entry((s.name.clone(), s.hash.clone())).or_insert_with(|| SkillView {
-                    name: s.name.clone(),
-                    hash: s.hash.clone(),
-                    version: s.version.clone(),
-                    description: s.description.clone(),
-                    category: s.category.clone(),
-                    tags: s.tags.clone(),
-                    runnable: s.runnable,
-                    nodes: Vec::new(),
-                });
-                v.nodes.push((p, name.clone(), online));
-            }
-        }
-        all.into_values().collect()
     }
 }

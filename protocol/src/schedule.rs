@@ -34,8 +34,12 @@ pub(crate) enum Key {
     Run,
     Floor,
     Settings,
+    /// The values and the log of the settings.
+    Values,
     Config,
     Member(Peer),
+    /// How often a skill has run here.
+    Tally,
     Meta,
 }
 
@@ -48,8 +52,10 @@ impl Key {
             b'r' => Self::Run,
             b'f' => Self::Floor,
             b's' => Self::Settings,
+            b'w' => Self::Values,
             b'q' => Self::Config,
             b'v' => Self::Member(Peer(rest.try_into().ok()?)),
+            b'k' => Self::Tally,
             b'm' => Self::Meta,
             _ => return None,
         })
@@ -80,6 +86,9 @@ impl Key {
     }
     pub(crate) fn settings() -> Vec<u8> {
         b"s".to_vec()
+    }
+    pub(crate) fn values() -> Vec<u8> {
+        b"w".to_vec()
     }
     pub(crate) fn config() -> Vec<u8> {
         b"q".to_vec()
@@ -1175,7 +1184,7 @@ impl Mesh {
         }
         self.rule(Rule::G4);
         self.end_attempts_of(m.peer, |_| true, End::Lost, "the node was forgotten");
-        self.view.members.remove(&m.peer);
+        self.view.remove(&m.peer);
         self.delete(Key::member(m.peer));
         for origin in origins {
             self.raise_floor(Floor { origin, inc: u64::MAX, seq: u64::MAX });

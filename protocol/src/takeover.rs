@@ -445,6 +445,7 @@ impl Mesh {
                 | Message::Cancel(_)
                 | Message::Query(_)
                 | Message::SetStrategy(_)
+                | Message::ChangeSetting(_)
                 | Message::Adopt(_)
                 | Message::ChangeQuorum(_)
         );

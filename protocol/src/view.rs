@@ -11,7 +11,8 @@ use crate::{
     face::{Facts, MemberView},
     ids::{Hash, Peer},
     message::{Advert, Rank},
-    skill::Catalogue,
+    registry::Registry,
+    skill::{Catalogue, SkillRun},
     wire_struct,
 };
 
@@ -53,6 +54,8 @@ pub(crate) struct Member {
     /// It said that its machine sleeps: boot, and number of its last advert.
     pub(crate) asleep: Option<(u64, u64)>,
     pub(crate) catalogue: Option<Catalogue>,
+    /// The name of what came as its catalogue.
+    pub(crate) catalogue_hash: Option<Hash>,
     /// Its runnable skills, for placement.
     pub(crate) runnable: BTreeSet<String>,
     /// Hash of the catalogue it was asked for.
@@ -105,6 +108,10 @@ impl Member {
 #[derive(Debug, Default)]
 pub(crate) struct View {
     pub(crate) members: BTreeMap<Peer, Member>,
+    /// All skills, this node's included.
+    pub(crate) registry: Registry,
+    /// How the members' skills have run: boot, and by name.
+    pub(crate) runs: BTreeMap<Peer, (u64, BTreeMap<String, SkillRun>)>,
 }
 
 impl View {
@@ -116,10 +123,16 @@ impl View {
         if self.members.len() >= MEMBERS_MAX && !self.members.contains_key(&p) {
             let oldest = self.members.iter().filter(|(_, m)| !m.linked).min_by_key(|(_, m)| m.heard_at).map(|(p, _)| *p);
             if let Some(o) = oldest {
-                self.members.remove(&o);
+                self.remove(&o);
             }
         }
         self.members.entry(p).or_default()
+    }
+    /// Forgets a member and all that came from it.
+    pub(crate) fn remove(&mut self, p: &Peer) {
+        self.members.remove(p);
+        self.registry.withdraw(p);
+        self.runs.remove(p);
     }
     /// Peers that can be talked to now.
     pub(crate) fn usable(&self) -> impl Iterator<Item = Peer> + '_ {
@@ -159,9 +172,7 @@ impl View {
     }
     /// Some usable member's catalogue has not arrived yet.
     pub(crate) fn incomplete(&self) -> bool {
-        self.members
-            .values()
-            .any(|m| m.usable() && m.advert.as_ref().is_none_or(|a| m.catalogue.as_ref().map(Catalogue::hash) != Some(a.skills)))
+        self.members.values().any(|m| m.usable() && m.advert.as_ref().is_none_or(|a| m.catalogue_hash != Some(a.skills)))
     }
 }
 

@@ -453,11 +453,14 @@ impl Mesh {
             self.worker.busy -= 1;
         }
         r.state = State::Finished;
-        r.need = None;
+        let need = r.need.take();
         r.payload = Data::EMPTY;
         r.outcome = Some(outcome.clone());
         let log = line(id, attempt, self.boot, Some(outcome), r.once);
         self.put(Key::run(&id, &attempt), codec::encode(&log));
+        if let Some(need) = need {
+            self.count_run(&need, exit.end, exit.ran_ms);
+        }
         if let Some(to) = self.serving_leader() {
             self.report(to, &key);
         }

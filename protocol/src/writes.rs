@@ -719,7 +719,7 @@ impl Mesh {
         s.proto = self.hear_proto(s.proto).max(self.settings.as_ref().map_or(0, |o| o.proto));
         let newer = self.settings.as_ref().is_none_or(|o| (s.epoch, s.seq) > (o.epoch, o.seq));
         if newer {
-            self.put(Key::settings(), crate::codec::encode(&s));
+            self.keep_settings(&s);
             self.settings = Some(s);
         }
     }
@@ -1006,7 +1006,7 @@ impl Mesh {
             f.told_synced = false;
         }
         if let Some(s) = s {
-            self.put(Key::settings(), crate::codec::encode(&s));
+            self.keep_settings(&s);
         }
     }
 

@@ -12,7 +12,7 @@ use spdx::{Expression, ParseMode};
 
 /// All that `protocol` may bring into a build. None of them has a clock, a random source or I/O without its `std` feature.
 /// A new line here is a decision: say in the commit why the core needs it.
-const CORE: [&str; 24] = [
+const CORE: [&str; 25] = [
     "arrayvec",
     "blake3",
     "bs58",
@@ -28,6 +28,7 @@ const CORE: [&str; 24] = [
     "quote",
     "rand_core",
     "rand_xoshiro",
+    "semver",
     "serde",
     "serde_core",
     "serde_derive",

@@ -14,8 +14,8 @@ use axum::body::Bytes;
 use clawmesh_protocol::{
     codec::{self, Blob},
     face::{
-        Answer, AttemptView, Command, DataView, ExplainView, Facts, MemberView, Query, QueueView, Refusal, Reply, ResultView, SkillView,
-        State, StatusView, Submitted, TaskEnd, TaskView,
+        Answer, AttemptView, Command, DataView, ExplainView, Facts, MemberView, Query, QueueView, Refusal, Reply, Resolved, ResultView,
+        SettingsView, SkillView, State, StatusView, Submitted, TaskEnd, TaskView,
     },
     ids::{Hash, Origin, Peer, ShortId, TaskId, short_prefix},
     io::capture,
@@ -265,11 +265,17 @@ impl Backend for Fake {
                 Command::Query(q) => Reply::Answer(self.query(q)),
                 Command::Await(id) => self.ended(id).await,
                 Command::Status => Reply::Status(Box::new(self.status())),
-                Command::Skills => Reply::Skills(vec![skill()]),
-                Command::SetStrategy(s) => {
-                    self.world().strategy = s;
-                    Reply::Ok
-                }
+                Command::Skills(_) => Reply::Skills(1, vec![skill()]),
+                Command::Resolve(names) => Reply::Resolved(Resolved { missing: names, ..Resolved::default() }),
+                Command::ChangeSetting(key, value, _) => match (&*key, value.unwrap_or_default().parse()) {
+                    ("strategy", Ok(s)) => {
+                        self.world().strategy = s;
+                        Reply::Ok
+                    }
+                    _ => Reply::Refused(Refusal::Invalid { message: format!("no such setting or value: {key}") }),
+                },
+                Command::Settings => Reply::Settings(SettingsView::default()),
+                Command::SetStrategy(_) => Reply::Ok,
                 Command::Drain(d) => {
                     self.world().draining = d;
                     Reply::Ok
@@ -353,10 +359,9 @@ fn skill() -> SkillView {
         hash: "ab".repeat(32),
         version: "1.0.0".into(),
         description: "Counts words".into(),
-        category: String::new(),
-        tags: Vec::new(),
         runnable: true,
         nodes: vec![(THERE, "beta".into(), true)],
+        ..SkillView::default()
     }
 }
 

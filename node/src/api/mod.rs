@@ -11,6 +11,8 @@ pub(crate) mod fake;
 mod metrics;
 mod problem;
 mod routes;
+mod settings;
+mod skills;
 mod tasks;
 #[cfg(test)]
 mod tests;

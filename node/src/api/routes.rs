@@ -12,7 +12,7 @@ use axum::{
     routing::{delete, get, post, put},
 };
 use clawmesh_protocol::{
-    face::{Answer, Command, MemberView, Query, QuorumView, Reply, SkillView, StatusView},
+    face::{Answer, Command, MemberView, Query, QuorumView, Reply, StatusView},
     ids::Peer,
     quorum::Change,
 };
@@ -25,8 +25,8 @@ use super::{
     backend::Backend,
     metrics::{ApiMetrics, Refused},
     problem::nearest,
-    tasks,
-    types::{Done, Invitation, Problem, QuorumChange, StatusReport, StrategySetting},
+    settings, skills, tasks,
+    types::{Done, Invitation, Problem, QuorumChange, StatusReport},
     wait,
 };
 
@@ -151,7 +151,9 @@ pub(super) fn unexpected(reply: &Reply) -> Problem {
         Reply::Answer(_) => "answer",
         Reply::Ended(_) => "ended",
         Reply::Status(_) => "status",
-        Reply::Skills(_) => "skills",
+        Reply::Skills(..) => "skills",
+        Reply::Resolved(_) => "resolved",
+        Reply::Settings(_) => "settings",
         Reply::Ok => "ok",
         Reply::Refused(_) => "refused",
     };
@@ -175,15 +177,17 @@ pub(super) fn router(app: Arc<App>) -> Router {
     let node = Router::new()
         .route("/status", get(status))
         .route("/nodes", get(nodes))
-        .route("/skills", get(skills))
-        .route("/skills/{name}/providers", get(providers))
+        .route("/skills", get(skills::list))
+        .route("/skills/resolve", get(skills::resolve))
+        .route("/skills/{name}/providers", get(skills::providers))
         .route("/invite", get(invite))
         .route("/stop", post(stop))
         .route("/nodes/{node}", delete(forget))
         .route("/drain", post(drain))
         .route("/resume", post(resume))
         .route("/adopt", post(adopt))
-        .route("/settings/strategy", put(strategy))
+        .route("/settings", get(settings::all))
+        .route("/settings/{key}", put(settings::set).delete(settings::unset))
         .route("/quorum", get(quorum).post(change_quorum));
     Router::new()
         .nest("/api/v1", tasks.merge(node))
@@ -279,17 +283,6 @@ async fn nodes(State(app): State<Arc<App>>) -> Result<Json<Vec<MemberView>>, Pro
     Ok(Json(app.view().await?.members))
 }
 
-async fn skills(State(app): State<Arc<App>>) -> Result<Json<Vec<SkillView>>, Problem> {
-    match app.call(Command::Skills).await? {
-        Reply::Skills(skills) => Ok(Json(skills)),
-        other => Err(unexpected(&other)),
-    }
-}
-
-async fn providers(State(app): State<Arc<App>>, Path(name): Path<String>) -> Json<Vec<Peer>> {
-    Json(app.backend.providers(name).await)
-}
-
 async fn invite(State(app): State<Arc<App>>) -> Json<Invitation> {
     Json(Invitation { ticket: app.backend.info().ticket })
 }
@@ -314,11 +307,6 @@ async fn resume(State(app): State<Arc<App>>) -> Result<Json<Done>, Problem> {
 
 async fn adopt(State(app): State<Arc<App>>) -> Result<Json<Done>, Problem> {
     done(&app, Command::Adopt).await
-}
-
-async fn strategy(State(app): State<Arc<App>>, body: Body) -> Result<Json<Done>, Problem> {
-    let setting: StrategySetting = app.json(body).await?;
-    done(&app, Command::SetStrategy(setting.strategy)).await
 }
 
 async fn quorum(State(app): State<Arc<App>>) -> Result<Json<QuorumView>, Problem> {

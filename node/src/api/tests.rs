@@ -384,7 +384,7 @@ async fn output_is_followed_frame_by_frame() {
 #[tokio::test]
 async fn settings_draining_cancel_explain_and_stop_reach_the_node() {
     let n = node().await;
-    n.client.set_strategy(Strategy::BestFit).await.unwrap();
+    n.client.change_setting("strategy", Some("best_fit".into()), String::new()).await.unwrap();
     n.client.drain().await.unwrap();
     let view = n.client.status().await.unwrap().view;
     assert_eq!((view.strategy, view.draining), (Strategy::BestFit, true));

@@ -7,7 +7,6 @@ use clawmesh_protocol::{
     ids::{Peer, ShortId},
     quorum::Change,
     record::Captured,
-    spec::Strategy,
 };
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
@@ -250,12 +249,16 @@ pub(crate) struct Invitation {
     pub(crate) ticket: String,
 }
 
-/// What `PUT /settings/strategy` takes.
+/// What `PUT /settings/{key}` takes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct StrategySetting {
-    /// The mesh's strategy from now on.
-    pub(crate) strategy: Strategy,
+pub(crate) struct NewSetting {
+    /// The new value.
+    #[serde(alias = "strategy")]
+    pub(crate) value: String,
+    /// Who wants it, for the log; not checked.
+    #[serde(default)]
+    pub(crate) user: String,
 }
 
 /// Done, nothing to add.

@@ -1,10 +1,9 @@
 //! `clawmesh config`: settings of the whole mesh.
 
-use clap::{Subcommand, ValueEnum};
-use clawmesh_protocol::spec::Strategy;
+use clap::Subcommand;
 
-use super::{Context, spec::strategy};
-use crate::output::Failure;
+use super::{Context, spec::user};
+use crate::output::{EXIT_REFUSED, Failure, Mode, Text, views::stamp};
 
 /// The group.
 #[derive(Debug, Subcommand)]
@@ -15,40 +14,78 @@ pub(super) enum Config {
         #[arg(long, required = true)]
         mesh: bool,
         /// Which.
-        key: Key,
+        key: String,
     },
-    /// Change a setting.
+    /// List all settings.
+    Ls {
+        /// Settings of the whole mesh.
+        #[arg(long, required = true)]
+        mesh: bool,
+    },
+    /// Change a setting: `strategy`, or one of your own, whose name has a dot in it (`lab.model-url`).
     Set {
         /// A setting of the whole mesh.
         #[arg(long, required = true)]
         mesh: bool,
         /// Which.
-        key: Key,
-        /// The new value.
-        #[arg(value_parser = strategy())]
-        value: Strategy,
+        key: String,
+        /// The new value, at most 1 KiB.
+        value: String,
     },
-}
-
-/// Settings by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Key {
-    /// How the coordinator chooses among the nodes that can run a task.
-    Strategy,
+    /// Remove a setting of your own, or go back to the default.
+    Unset {
+        /// A setting of the whole mesh.
+        #[arg(long, required = true)]
+        mesh: bool,
+        /// Which.
+        key: String,
+    },
+    /// Show the last twelve changes: what, by whom, on which node.
+    Log {
+        /// Settings of the whole mesh.
+        #[arg(long, required = true)]
+        mesh: bool,
+    },
 }
 
 /// The group.
 pub(super) async fn config(cx: &Context, what: Config) -> Result<(), Failure> {
     let client = cx.client()?;
     match what {
-        Config::Get { key: Key::Strategy, mesh: _ } => {
-            let now = client.status().await?.view.strategy;
-            cx.output.value(&serde_json::json!({ "strategy": now }), |o| o.line(now.word()))
+        Config::Get { key, .. } => {
+            let all = client.settings().await?.values;
+            let Some(value) = all.get(&key) else {
+                let f = Failure::new(EXIT_REFUSED, "not_found", format!("the setting '{key}' is not set"));
+                return Err(f.next("clawmesh config ls --mesh"));
+            };
+            cx.output.value(&serde_json::json!({ &key: value }), |o| o.line(value))
         }
-        Config::Set { key: Key::Strategy, value, mesh: _ } => {
-            client.set_strategy(value).await?;
-            cx.output.note(&format!("the mesh's strategy is {value} from now on"));
-            cx.output.value(&serde_json::json!({ "strategy": value }), |_| Ok(()))
+        Config::Ls { .. } => {
+            let all = client.settings().await?.values;
+            if cx.output.mode() == Mode::Json {
+                return cx.output.json(&all);
+            }
+            cx.output.table(&["NAME", "VALUE"], all.iter().map(|(k, v)| vec![Text::from(k), Text::from(v)]).collect())
+        }
+        Config::Set { key, value, .. } => {
+            client.change_setting(&key, Some(value.clone()), user().unwrap_or_default()).await?;
+            cx.output.note(&format!("the mesh's {key} is {value} from now on"));
+            cx.output.value(&serde_json::json!({ &key: value }), |_| Ok(()))
+        }
+        Config::Unset { key, .. } => {
+            client.change_setting(&key, None, user().unwrap_or_default()).await?;
+            cx.output.value(&serde_json::json!({ &key: null }), |_| Ok(()))
+        }
+        Config::Log { .. } => {
+            let log = client.settings().await?.log;
+            if cx.output.mode() == Mode::Json {
+                return cx.output.json(&log);
+            }
+            let rows = log.iter().map(|c| {
+                let value = c.value.as_deref().unwrap_or("(removed)");
+                vec![Text::from(stamp(c.at)), Text::from(&c.key), Text::from(value), Text::from(&c.user), Text::from(&c.name)]
+            });
+            cx.output.table(&["WHEN", "NAME", "VALUE", "BY", "ON"], rows.collect())
         }
     }
 }

@@ -94,7 +94,7 @@ impl TaskFlags {
 }
 
 /// Who submits, for people: the login name.
-fn user() -> Option<String> {
+pub(super) fn user() -> Option<String> {
     ["USER", "USERNAME"].iter().find_map(|v| std::env::var(v).ok()).map(|u| u.chars().take(64).collect()).filter(|u: &String| !u.is_empty())
 }
 

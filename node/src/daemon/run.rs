@@ -16,9 +16,9 @@ use clawmesh_protocol::{
 };
 
 use crate::{
-    exec,
+    exec::{self, SkillInput},
     facts::Facts,
-    skills::Scan,
+    skills::{Scan, Skill},
     store::{BlobHash, Store},
 };
 
@@ -153,9 +153,25 @@ pub(crate) async fn keep(bytes: Vec<u8>, store: &Store) -> Result<Data, String> 
     Ok(Data::Blob(clawmesh_protocol::ids::Hash(hash.0), len))
 }
 
-/// What this node advertises: its eligible skills.
+/// What this node advertises: its eligible skills, as far as one message holds them.
 pub(crate) fn catalogue(scan: &Scan) -> Catalogue {
-    let skills = scan.skills.iter().filter(|s| s.eligible).map(|s| SkillInfo {
+    let skills = scan.skills.iter().filter(|s| s.eligible).map(info).collect();
+    let mut c = Catalogue { skills, ext: codec::Ext::default() };
+    let dropped = c.fit();
+    if dropped > 0 {
+        tracing::warn!(dropped, "this node has more skills than it can advertise: the last ones by name are left out");
+    }
+    c
+}
+
+fn info(s: &Skill) -> SkillInfo {
+    let input = s.run.as_ref().map_or("", |r| match r.input {
+        SkillInput::Json => "json",
+        SkillInput::Text => "text",
+        SkillInput::None => "none",
+    });
+    let timeout = s.run.as_ref().and_then(|r| r.timeout).unwrap_or_default();
+    SkillInfo {
         name: clip(&s.name, 128),
         hash: s.hash.to_hex().to_string(),
         version: clip(s.version.as_deref().unwrap_or_default(), 32),
@@ -163,9 +179,16 @@ pub(crate) fn catalogue(scan: &Scan) -> Catalogue {
         category: clip(s.category.as_deref().unwrap_or_default(), 64),
         tags: s.tags.iter().take(16).map(|t| clip(t, 32)).collect(),
         runnable: s.run.is_some(),
+        depends: s.depends.iter().take(16).map(|d| clip(d, 160)).collect(),
+        cpu_milli: s.resources.cpu_milli,
+        memory_mib: s.resources.memory_bytes.div_ceil(1 << 20),
+        gpu_milli: s.resources.gpu_milli,
+        custom: s.resources.custom.iter().take(8).map(|(k, n)| (clip(k, 32), *n)).collect(),
+        input: input.into(),
+        json_output: s.run.as_ref().is_some_and(|r| r.json_output),
+        timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
         ext: codec::Ext::default(),
-    });
-    Catalogue { skills: skills.take(clawmesh_protocol::skill::SKILLS_MAX).collect(), ext: codec::Ext::default() }
+    }
 }
 
 /// The machine in the core's terms.

@@ -1,5 +1,6 @@
 //! What people and scripts see.  Commands compute; an [`Output`] prints, as tables, as JSON, or as bare ids.
 
+pub(crate) mod skills;
 pub(crate) mod views;
 
 use std::{

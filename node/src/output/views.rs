@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use clawmesh_protocol::face::{ExplainView, MemberView, QueueView, QuorumView, SkillView, State, TaskView, VoterView};
+use clawmesh_protocol::face::{ExplainView, MemberView, QueueView, QuorumView, State, TaskView, VoterView};
 
 use super::{Failure, Mode, Output, Text, Tone};
 use crate::api::types::{Ended, StatusReport};
@@ -290,31 +290,6 @@ impl Output {
             .collect();
         self.table(&["ID", "STATE", "EXIT", "WHY"], rows)
     }
-
-    /// The skills of the mesh.
-    ///
-    /// # Errors
-    /// As for [`Output::raw`].
-    pub(crate) fn skills(&self, skills: &[SkillView]) -> Result<(), Failure> {
-        if self.mode() == Mode::Json {
-            return self.json(skills);
-        }
-        let rows = skills
-            .iter()
-            .map(|s| {
-                let live: Vec<&str> = s.nodes.iter().filter(|n| n.2).map(|n| n.1.as_str()).collect();
-                vec![
-                    Text::from(&s.name),
-                    Text::from(&s.version),
-                    Text::from(if s.runnable { "mesh" } else { "agent" }),
-                    if live.is_empty() { Text::new("no live node", Tone::Warn) } else { Text::from(live.join(", ")) },
-                    Text::new(s.hash.get(..8).unwrap_or(&s.hash), Tone::Dim),
-                    Text::from(&s.description),
-                ]
-            })
-            .collect();
-        self.table(&["NAME", "VERSION", "RUN BY", "NODES", "HASH", "DESCRIPTION"], rows)
-    }
 }
 
 fn tone(state: State) -> Tone {
@@ -347,7 +322,7 @@ fn clean(s: &str) -> String {
     s.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-fn clean_lines(s: &str) -> String {
+pub(super) fn clean_lines(s: &str) -> String {
     s.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
 }
 
@@ -357,7 +332,7 @@ fn wall_ms() -> u64 {
 }
 
 /// A wall-clock time in UTC to the second.
-fn stamp(ms: u64) -> String {
+pub(crate) fn stamp(ms: u64) -> String {
     // Beyond the year 9999 there is no such text.
     if ms > 253_402_300_799_000 {
         return "?".to_owned();
@@ -366,7 +341,7 @@ fn stamp(ms: u64) -> String {
 }
 
 /// A span in at most two units.
-fn span(ms: u64) -> String {
+pub(super) fn span(ms: u64) -> String {
     if ms < 10_000 {
         return humantime::format_duration(Duration::from_millis(ms)).to_string();
     }
@@ -377,24 +352,6 @@ fn span(ms: u64) -> String {
 fn ago(now: u64, then: u64) -> String {
     let s = now.saturating_sub(then) / 1_000;
     if s == 0 { "now".to_owned() } else { format!("{} ago", span(s * 1_000)) }
-}
-
-/// The skill with its whole account.
-pub(crate) fn skill_lines(s: &SkillView) -> String {
-    let mut text = format!("skill        {}\nhash         {}\n", s.name, s.hash);
-    for (key, value) in [("version", s.version.as_str()), ("category", &s.category), ("description", &s.description)] {
-        if !value.is_empty() {
-            text.push_str(&format!("{key:<12} {value}\n"));
-        }
-    }
-    if !s.tags.is_empty() {
-        text.push_str(&format!("tags         {}\n", s.tags.join(", ")));
-    }
-    text.push_str(if s.runnable { "run by       the mesh\n" } else { "run by       an agent\n" });
-    for (peer, name, live) in &s.nodes {
-        text.push_str(&format!("node         {name} ({peer}){}\n", if *live { "" } else { ", offline" }));
-    }
-    clean_lines(&text)
 }
 
 #[cfg(test)]

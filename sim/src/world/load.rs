@@ -80,7 +80,7 @@ impl World {
                 self.ask(node, Ask::Other, Command::Query(q));
             }
             88..91 => self.ask(node, Ask::Other, Command::Status),
-            91..93 => self.ask(node, Ask::Other, Command::Skills),
+            91..93 => self.ask(node, Ask::Other, Command::Skills(Default::default())),
             93 => {
                 let s = self.chance.load.pick(Strategy::ALL).unwrap_or_default();
                 self.ask(node, Ask::Other, Command::SetStrategy(s));

@@ -111,12 +111,8 @@ impl Node {
         let skills = SKILLS.iter().filter(|_| dice.percent(60)).map(|s| SkillInfo {
             name: (*s).to_owned(),
             hash: format!("h-{s}"),
-            version: String::new(),
-            description: String::new(),
-            category: String::new(),
-            tags: Vec::new(),
             runnable: true,
-            ext: Default::default(),
+            ..SkillInfo::default()
         });
         let mut skills = Catalogue { skills: skills.collect(), ..Catalogue::empty() };
         skills.skills.sort_by(|a, b| a.name.cmp(&b.name));
