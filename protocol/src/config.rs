@@ -62,7 +62,9 @@ pub const T_DRAIN_MS: u64 = 2_000;
 /// How long it then waits for the other one's claim before it takes its place back, ms.
 pub const T_GRANT_MS: u64 = 3_000;
 /// This version's protocol number.
-pub const PROTO: u32 = 1;
+pub const PROTO: u32 = 2;
+/// The protocol from which all members can read the record of a prompt (V3).
+pub const PROTO_PROMPTS: u32 = 2;
 
 /// Long times of the protocol.  The product uses the default; the simulator shrinks them, so that an hour's
 /// events fit into a minute.
@@ -114,6 +116,8 @@ pub struct Config {
     pub can_lead: bool,
     /// Tasks run at once, 0 to 10,000.
     pub slots: u32,
+    /// Agents run at once, beside the slots, 0 to 1,000; 0 = none, whatever is installed.
+    pub agent_slots: u32,
     /// Runs commands (argv) for members.
     pub commands: bool,
     /// Labels.

@@ -11,14 +11,16 @@ use crate::{
     spec::{Data, Kind, OnLost, OnSplit, Priority, Spec, Strategy},
 };
 
-/// A task as a person asks for it.  Exactly one of `argv` and `skill`.
+/// A task as a person asks for it: exactly one of `argv`, `skill` and `prompt`, or `prompt` and `skill` together.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NewTask {
     /// Program and arguments, never a shell string.
     pub argv: Option<Vec<String>>,
-    /// A skill's name, or one of the builtins `echo`, `sleep`, `fail`.
+    /// A skill's name, or one of the builtins `echo`, `sleep`, `fail`.  With `prompt`: the skill that the agent shall use.
     pub skill: Option<String>,
+    /// What an agent is asked to do.
+    pub prompt: Option<String>,
     /// The skill's input, put on its stdin as it is (JSON for a skill that takes JSON).
     pub input: Option<String>,
     /// Environment of the process, on top of the worker's short list.
@@ -526,8 +528,17 @@ pub struct MemberView {
     pub boot: u64,
     /// Tasks it runs at once.
     pub slots: u32,
-    /// Tasks it runs, by its own last word.
+    /// Tasks it runs in these slots, by its own last word.
     pub running: u32,
+    /// The agent that runs prompts there (`openclaw`); empty when there is none.
+    #[serde(default)]
+    pub agent: String,
+    /// Agents it runs at once, beside its slots.
+    #[serde(default)]
+    pub agent_slots: u32,
+    /// Agents it runs, by its own last word.
+    #[serde(default)]
+    pub agent_running: u32,
     /// Names of its skills.
     pub skills: Vec<String>,
     /// Labels.

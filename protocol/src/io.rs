@@ -50,6 +50,8 @@ pub enum Input {
     Facts(Facts),
     /// What this node can do now.
     Skills(Catalogue),
+    /// The agent that is here now, by its name; empty = none.
+    Agent(String),
     /// Where this node's mesh port can be reached, as multiaddrs.
     Addresses(Vec<String>),
 }
@@ -57,7 +59,8 @@ pub enum Input {
 /// How a process ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exit {
-    /// Done, Failed, Timeout, Cancelled (killed on demand) or Returned (killed by leaving).
+    /// Done, Failed, Timeout, Cancelled (killed on demand) or Returned (killed by leaving, or never begun because what it
+    /// needs has just gone from here).
     pub end: End,
     /// Exit code.
     pub code: Option<i32>,
@@ -71,14 +74,19 @@ pub struct Exit {
 
 /// Encodes what a process wrote.
 pub fn capture(stdout: Vec<u8>, stderr: Vec<u8>, stdout_cut: u64, stderr_cut: u64) -> Vec<u8> {
-    let c = Captured {
+    crate::codec::encode(&captured(stdout, stderr, stdout_cut, stderr_cut))
+}
+
+/// What a process wrote, to be added to.
+pub fn captured(stdout: Vec<u8>, stderr: Vec<u8>, stdout_cut: u64, stderr_cut: u64) -> Captured {
+    Captured {
         stdout: crate::codec::Blob(stdout),
         stderr: crate::codec::Blob(stderr),
         stdout_cut,
         stderr_cut,
+        usage: None,
         ext: Default::default(),
-    };
-    crate::codec::encode(&c)
+    }
 }
 
 /// One thing to do.  `after` is the number of the batch that must be durable first; 0 = at once.
@@ -175,6 +183,8 @@ pub struct Job {
     pub need: Need,
     /// An encoded [`crate::spec::Work`]; its blob is here.
     pub payload: Data,
+    /// An agent runs it: a prompt, or a skill that the mesh cannot run by itself.
+    pub agent: bool,
     /// `CLAWMESH_FENCE`: `<n>.<peer>.<k>`.
     pub fence: String,
 }

@@ -2,6 +2,7 @@
 #![deny(missing_docs)]
 //! The rules of the mesh: a deterministic, sans-IO core.
 extern crate alloc;
+mod agents;
 pub mod codec;
 pub mod config;
 mod depends;

@@ -14,6 +14,7 @@ use rand_core::{Rng as _, SeedableRng as _};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use crate::{
+    agents::AGENT_NAME_MAX,
     codec,
     config::{Config, TILT_MS, WAKE_MAX_MS},
     election::{Leader, Round},
@@ -198,7 +199,7 @@ impl Mesh {
         });
         let mut clock = AwakeClock::default();
         let (awake, _) = clock.advance(now.ms);
-        let slots = cfg.slots;
+        let (slots, agent_slots) = (cfg.slots, cfg.agent_slots);
         let me = cfg.peer;
         let mut m = Self {
             me,
@@ -268,7 +269,7 @@ impl Mesh {
             parked: BTreeMap::new(),
             co: None,
             outbox: Outbox::default(),
-            worker: Worker::new(slots),
+            worker: Worker::new(slots, agent_slots),
             asks: Asks::default(),
             fired: Fired::default(),
             cfg,
@@ -348,6 +349,7 @@ impl Mesh {
                 self.facts_at = self.now;
             }
             Input::Skills(c) => self.on_skills(c),
+            Input::Agent(name) => self.on_agent(name),
             Input::Addresses(a) => {
                 self.addresses = a.into_iter().filter(|a| a.len() <= 128).take(8).collect();
                 self.advert_soon();
@@ -568,6 +570,7 @@ impl Mesh {
 
     pub(crate) fn advert(&mut self) -> Advert {
         self.advert_beat += 1;
+        let (running, agent_running) = self.worker.running_in();
         let f = &self.facts;
         Advert {
             peer: self.me,
@@ -578,7 +581,7 @@ impl Mesh {
             eligible: self.eligible(),
             synced: self.rank().synced,
             slots: self.cfg.slots,
-            running: u32::try_from(self.worker.running()).unwrap_or(u32::MAX),
+            running,
             draining: self.draining || self.leaving || self.too_old(),
             commands: self.cfg.commands,
             labels: self.cfg.labels.clone(),
@@ -600,6 +603,9 @@ impl Mesh {
             proto_max: self.cfg.proto,
             beat: self.advert_beat,
             mesh: self.addresses.clone(),
+            agent: self.worker.agent.clone(),
+            agent_slots: self.worker.agent_slots(),
+            agent_running,
             ext: Default::default(),
         }
     }
@@ -620,7 +626,13 @@ impl Mesh {
     }
 
     fn on_advert(&mut self, from: Peer, a: Advert) {
-        if a.peer != from || a.name.len() > 256 || a.labels.len() > 64 || a.addresses.len() > 16 || a.mesh.len() > 8 {
+        if a.peer != from
+            || a.name.len() > 256
+            || a.agent.len() > AGENT_NAME_MAX
+            || a.labels.len() > 64
+            || a.addresses.len() > 16
+            || a.mesh.len() > 8
+        {
             return self.event(Event::Dropped("advert"));
         }
         let now = self.now;
@@ -701,6 +713,15 @@ impl Mesh {
             self.worker.runnable = c.skills.iter().filter(|s| s.runnable).map(|s| s.name.clone()).collect();
             self.view.registry.offer(self.me, &c);
             self.catalogue = c;
+            self.advert_soon();
+            self.capacity_changed();
+        }
+    }
+
+    fn on_agent(&mut self, name: String) {
+        let name: String = name.chars().filter(|c| !c.is_control()).take(AGENT_NAME_MAX / 4).collect();
+        if name != self.worker.agent {
+            self.worker.agent = name;
             self.advert_soon();
             self.capacity_changed();
         }

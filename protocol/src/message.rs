@@ -83,7 +83,7 @@ wire_struct! {
         7 => synced: bool,
         /// Tasks it runs at once.
         8 => slots: u32,
-        /// Tasks it runs.
+        /// Tasks it runs in them.
         9 => running: u32,
         /// Takes no new tasks.
         10 => draining: bool,
@@ -113,6 +113,12 @@ wire_struct! {
         29 => beat: u64,
         /// Where its mesh port can be reached, as multiaddrs; at most 8.
         30 => mesh: Vec<String>,
+        /// The agent that runs prompts here (`openclaw`), at most 128 bytes; empty = none.
+        40 => agent: String,
+        /// Agents it runs at once, beside its slots.
+        41 => agent_slots: u32,
+        /// Agents it runs.
+        42 => agent_running: u32,
     }
 }
 

@@ -162,6 +162,9 @@ impl Mesh {
             let message = self.too_old_text();
             return self.reply(req, Reply::Refused(Refusal::Invalid { message }));
         }
+        if let Some(refusal) = specs.iter().find_map(|s| self.too_new(&s.need)) {
+            return self.reply(req, Reply::Refused(refusal));
+        }
         if self.store_bad || self.full {
             let message = "the disk of this node is full or failing: free some space, or submit through another node".into();
             return self.reply(req, Reply::Refused(Refusal::Full { message }));

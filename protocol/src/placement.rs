@@ -38,6 +38,14 @@ pub struct Candidate<'a> {
     pub room: u32,
     /// Tasks it has.
     pub load: u32,
+    /// The agent there; empty = none.
+    pub agent: &'a str,
+    /// Agents at once.
+    pub agent_slots: u32,
+    /// Agents it runs.
+    pub agent_load: u32,
+    /// Some node can run this skill by itself, so that no agent has to follow it.
+    pub runs_somewhere: bool,
     /// Its machine, and how old these figures are, ms.
     pub facts: &'a Facts,
     /// See `facts`.
@@ -46,6 +54,39 @@ pub struct Candidate<'a> {
     pub boot: u64,
     /// The task failed there last time: only when nobody else fits.
     pub avoid: bool,
+}
+
+/// The slots a task would take on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lane {
+    /// At once.
+    pub slots: u32,
+    /// It may be given so many.
+    pub room: u32,
+    /// It has so many.
+    pub load: u32,
+    /// What these slots are called.
+    pub name: &'static str,
+}
+
+impl Candidate<'_> {
+    /// The slots this task would take here.
+    pub fn lane(&self, need: &Need) -> Lane {
+        if by_agent(need, self) {
+            Lane { slots: self.agent_slots, room: self.agent_slots, load: self.agent_load, name: "agent slots" }
+        } else {
+            Lane { slots: self.slots, room: self.room, load: self.load, name: "slots" }
+        }
+    }
+}
+
+/// An agent would run this task on this node.
+pub fn by_agent(need: &Need, c: &Candidate<'_>) -> bool {
+    match need.kind {
+        Kind::Prompt => true,
+        Kind::Skill => c.agent_skill && !c.has_skill,
+        Kind::Command | Kind::Builtin => false,
+    }
 }
 
 /// Why a node can't take a task.
@@ -77,10 +118,23 @@ pub fn fits(need: &Need, c: &Candidate<'_>) -> Result<(), No> {
     }
     match need.kind {
         Kind::Command if !c.commands => return no("the node refuses commands (--no-commands)"),
-        Kind::Skill if c.agent_skill && !c.has_skill => {
-            return no(format!("the node has the skill '{}', but without 'metadata.clawmesh.run' only an agent can use it", need.skill));
+        Kind::Skill if !c.has_skill && !c.agent_skill => return no(format!("the node does not have the skill '{}'", need.skill)),
+        Kind::Prompt if !need.skill.is_empty() && !c.agent_skill => {
+            return no(format!("the node does not have the skill '{}', which the prompt names", need.skill));
         }
-        Kind::Skill if !c.has_skill => return no(format!("the node does not have the skill '{}'", need.skill)),
+        Kind::Skill if !c.has_skill && c.runs_somewhere => {
+            let skill = &need.skill;
+            return no(format!("the node has the skill '{skill}' for an agent only, and another node can run it by itself"));
+        }
+        Kind::Skill if !c.has_skill && c.agent.is_empty() => {
+            let skill = &need.skill;
+            return no(format!(
+                "the node has the skill '{skill}', but without 'metadata.clawmesh.run' only an agent can use it, and it has none"
+            ));
+        }
+        Kind::Prompt if c.agent.is_empty() => {
+            return no("the node has no agent: OpenClaw is not installed there, or the node refuses agents (--no-agents)");
+        }
         _ => {}
     }
     if let Some(l) = need.labels.iter().find(|l| !c.labels.contains(l)) {
@@ -92,11 +146,12 @@ pub fn fits(need: &Need, c: &Candidate<'_>) -> Result<(), No> {
     if need.memory_mib > c.facts.memory_mib && c.facts.memory_mib > 0 {
         return no(format!("the task wants {} MiB of memory, the node has {}", need.memory_mib, c.facts.memory_mib));
     }
-    if c.slots == 0 {
-        return no("the node has no slots");
+    let lane = c.lane(need);
+    if lane.slots == 0 {
+        return no(format!("the node has no {}", lane.name));
     }
-    if c.load >= c.room {
-        return Err(No { why: format!("all {} slots are taken", c.slots), busy: true });
+    if lane.load >= lane.room {
+        return Err(No { why: format!("all {} {} are taken", lane.slots, lane.name), busy: true });
     }
     if need.memory_mib > c.facts.memory_free_mib && c.facts.memory_mib > 0 {
         let why = format!(
@@ -112,15 +167,15 @@ pub fn fits(need: &Need, c: &Candidate<'_>) -> Result<(), No> {
 
 /// Lower is better.
 pub fn score(strategy: Strategy, need: &Need, c: &Candidate<'_>, turn: u64) -> u64 {
-    let slots = u64::from(c.slots.max(1));
-    let load = u64::from(c.load) * 1_000 / slots;
+    let lane = c.lane(need);
+    let load = u64::from(lane.load) * 1_000 / u64::from(lane.slots.max(1));
     match strategy {
         // Tasks per slot; of equals, the less busy machine, as far as its figures are fresh.
         Strategy::LeastTasks => load * 1_000 + if c.facts_age_ms < 15_000 { u64::from(c.facts.cpu_percent.min(100)) } else { 50 },
         Strategy::RoundRobin => turn,
         // What stays free: slots first, then memory.
         Strategy::BestFit => {
-            let free = u64::from(c.room.saturating_sub(c.load));
+            let free = u64::from(lane.room.saturating_sub(lane.load));
             let spare = c.facts.memory_free_mib.saturating_sub(need.memory_mib);
             free * 10_000_000 + spare.min(9_999_999)
         }

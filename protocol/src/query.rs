@@ -23,9 +23,9 @@ use crate::{
         Adopt, AnswerMsg, Cancel, CancelAck, ChangeQuorum, ChangeSetting, ForgetNode, Message, NotCoordinator, QueryMsg, SetStrategy,
         SettingsRefused,
     },
-    placement::{fits, score},
+    placement::{by_agent, fits, score},
     record::{End, Rec},
-    spec::Strategy,
+    spec::{Kind, Strategy},
     view::member_view,
     writes::Effect,
 };
@@ -412,11 +412,16 @@ impl Mesh {
             return "is about to be placed".into();
         }
         if busy > 0 {
-            return format!("waits for a slot: {busy} of {} nodes could run it and are busy", nodes.len());
+            let slot = if nodes.iter().any(|n| by_agent(&r.need, n)) { "an agent slot" } else { "a slot" };
+            return format!("waits for {slot}: {busy} of {} nodes could run it and are busy", nodes.len());
         }
         match (r.need.pin, r.need.skill.as_str()) {
             (Some(p), _) => format!("waits for the node {} it is pinned to", self.name_of(&p)),
+            (None, "") if r.need.kind == Kind::Prompt => "no reachable node has an agent for it now: see 'clawmesh tasks explain'".into(),
             (None, "") => "no node of the mesh can run it now: see 'clawmesh tasks explain'".into(),
+            (None, skill) if r.need.kind == Kind::Prompt => {
+                format!("no reachable node has an agent and the skill '{skill}' now: see 'clawmesh tasks explain'")
+            }
             (None, skill) => format!("no reachable node can run the skill '{skill}' now: see 'clawmesh tasks explain'"),
         }
     }
@@ -437,7 +442,10 @@ impl Mesh {
                     score: (verdict.is_ok() && scored).then(|| score(strategy, &r.need, n, 0)),
                     reason: match verdict {
                         Ok(()) if n.avoid => "could take it, but an attempt has failed there: another node goes first".into(),
-                        Ok(()) => format!("could take it: {} of {} slots taken", n.load, n.slots),
+                        Ok(()) => {
+                            let lane = n.lane(&r.need);
+                            format!("could take it: {} of {} {} taken", lane.load, lane.slots, lane.name)
+                        }
                         Err(no) => no.why,
                     },
                 }
@@ -476,7 +484,8 @@ impl Mesh {
         mine.this = true;
         mine.boot = self.boot;
         mine.slots = self.cfg.slots;
-        mine.running = u32::try_from(self.worker.running()).unwrap_or(u32::MAX);
+        (mine.running, mine.agent_running) = self.worker.running_in();
+        (mine.agent, mine.agent_slots) = (self.worker.agent.clone(), self.worker.agent_slots());
         mine.skills = self.catalogue.skills.iter().map(|s| s.name.clone()).collect();
         mine.labels.clone_from(&self.cfg.labels);
         mine.facts = self.facts.clone();

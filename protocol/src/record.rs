@@ -36,6 +36,8 @@ wire_struct! {
         3 => wboot: u64,
         /// Wall clock ms when it was placed, for people.
         4 => placed_at: u64,
+        /// It takes an agent slot, not one of the others.
+        40 => agent: bool,
     }
 }
 
@@ -104,6 +106,31 @@ wire_struct! {
 }
 
 wire_struct! {
+    /// What an agent's run took, by the agent's own word.  Its texts have at most [`USAGE_TEXT_MAX`] characters each.
+    pub struct Usage {
+        /// The agent (`openclaw`).
+        1 => agent: String,
+        /// Who serves the model.
+        2 => provider: String,
+        /// The model.
+        3 => model: String,
+        /// Tokens that the model read.
+        4 => input: u64,
+        /// Tokens that it wrote.
+        5 => output: u64,
+        /// All tokens, those from caches included.
+        6 => total: u64,
+        /// Calls of tools.
+        7 => tool_calls: u64,
+        /// Answers of the model.
+        8 => turns: u64,
+    }
+}
+
+/// Longest text in a [`Usage`], characters.
+pub const USAGE_TEXT_MAX: usize = 64;
+
+wire_struct! {
     /// What a task wrote.
     pub struct Captured {
         /// Standard output, capped by the worker.
@@ -114,6 +141,8 @@ wire_struct! {
         3 => stdout_cut: u64,
         /// Bytes of stderr that the cap cut out.
         4 => stderr_cut: u64,
+        /// What the agent's run took, when an agent ran and said so.
+        40 => usage: Option<Usage>,
     }
 }
 

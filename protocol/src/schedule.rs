@@ -19,10 +19,11 @@ use crate::{
         Settings, SettingsRefused, Settled, Submit, SubmitRefused,
     },
     mutant,
-    placement::{Candidate, choose, fits},
+    placement::{Candidate, by_agent, choose, fits},
     queue::{Class, Queue},
     record::{End, Live, Outcome, Past, Queued, Rec, clip},
     rule::Rule,
+    skill::Catalogue,
     spec::{Data, Kind, Need, OnLost, Spec, Strategy},
     writes::Effect,
 };
@@ -115,6 +116,8 @@ pub(crate) struct Sched {
     pub(crate) held: BTreeMap<TaskId, u64>,
     /// Live attempts by worker.
     pub(crate) placed: BTreeMap<Peer, BTreeSet<(TaskId, Attempt)>>,
+    /// Those of them that take an agent slot.
+    agents: BTreeMap<Peer, BTreeSet<(TaskId, Attempt)>>,
     /// In back-off until.
     resting: BTreeSet<(u64, TaskId)>,
     rest_of: BTreeMap<TaskId, u64>,
@@ -166,6 +169,25 @@ impl Sched {
         };
         u32::try_from(u64::from(slots) * (1 + ahead)).unwrap_or(u32::MAX)
     }
+    /// An attempt takes its slot.
+    fn set_down(&mut self, id: TaskId, l: &Live) {
+        self.placed.entry(l.worker).or_default().insert((id, l.attempt));
+        if l.agent {
+            self.agents.entry(l.worker).or_default().insert((id, l.attempt));
+        }
+    }
+    /// All attempts of a task leave their slots.
+    fn lift(&mut self, id: &TaskId) {
+        for set in self.placed.values_mut().chain(self.agents.values_mut()) {
+            set.retain(|(t, _)| t != id);
+        }
+    }
+    /// How many tasks a node has in its slots, and in its agent slots.
+    fn load(&self, p: &Peer) -> (u32, u32) {
+        let of = |sets: &BTreeMap<Peer, BTreeSet<_>>| u32::try_from(sets.get(p).map_or(0, BTreeSet::len)).unwrap_or(u32::MAX);
+        let agents = of(&self.agents);
+        (of(&self.placed).saturating_sub(agents), agents)
+    }
     fn note(&mut self, id: TaskId, text: String) {
         if self.notes.insert(id, text).is_none() {
             self.note_order.push_back(id);
@@ -192,6 +214,7 @@ fn class_name(need: &Need) -> String {
     match need.kind {
         Kind::Command => format!("c {}", need.title.split(' ').next().unwrap_or_default()),
         Kind::Skill | Kind::Builtin => format!("s {}", need.skill),
+        Kind::Prompt => format!("p {}", need.skill),
     }
 }
 
@@ -236,9 +259,7 @@ impl Mesh {
         let Some(rec) = self.table.get(id) else { return };
         let s = &mut c.sched;
         let waited = s.queue.remove(id, now).or(s.held.remove(id));
-        for set in s.placed.values_mut() {
-            set.retain(|(t, _)| t != id);
-        }
+        s.lift(id);
         if let Some(at) = s.rest_of.remove(id) {
             s.resting.remove(&(at, *id));
         }
@@ -264,7 +285,7 @@ impl Mesh {
             return;
         }
         for l in &rec.live {
-            s.placed.entry(l.worker).or_default().insert((*id, l.attempt));
+            s.set_down(*id, l);
         }
         if !rec.live.is_empty() && rec.need.total_timeout_ms > 0 {
             // It runs since an earlier coordinator's time: the limit counts from now on.
@@ -313,9 +334,7 @@ impl Mesh {
         c.sched.held.remove(id);
         c.sched.seen_at.remove(id);
         c.sched.notes.remove(id);
-        for set in c.sched.placed.values_mut() {
-            set.retain(|(t, _)| t != id);
-        }
+        c.sched.lift(id);
         if c.sched.keys.get(&key) == Some(id) {
             c.sched.keys.remove(&key);
         }
@@ -353,6 +372,9 @@ impl Mesh {
             }
             self.rule(Rule::O1);
             return self.ack_submit(&s.id);
+        }
+        if let Some(refusal) = self.too_new(&spec.need).filter(|_| !s.again) {
+            return self.refuse_submit(from, s.id, refusal, !s.again);
         }
         if let Some(refusal) = self.too_open(&spec) {
             return self.refuse_submit(from, s.id, refusal, !s.again);
@@ -413,10 +435,10 @@ impl Mesh {
         if let Some(p) = spec.need.pin.filter(|p| *p != self.me && self.view.get(p).is_none()) {
             return Some(Refusal::Invalid { message: format!("no node {p} is known: 'clawmesh nodes' lists them") });
         }
-        if spec.need.kind != Kind::Skill {
+        let name = &spec.need.skill;
+        if spec.need.kind != Kind::Skill && (spec.need.kind != Kind::Prompt || name.is_empty()) {
             return None;
         }
-        let name = &spec.need.skill;
         let mine = self.catalogue.skills.iter().map(|s| &s.name);
         if self.view.incomplete() || mine.clone().any(|n| n == name) || self.view.ever().any(|n| n == name) {
             return None;
@@ -513,19 +535,27 @@ impl Mesh {
         let last = rec.past.last();
         let avoid =
             |p: Peer| last.is_some_and(|l| l.worker == p && matches!(l.end, End::Failed | End::Timeout | End::Crashed | End::Returned));
-        let load = |p: &Peer| u32::try_from(c.sched.placed.get(p).map_or(0, BTreeSet::len)).unwrap_or(u32::MAX);
+        let skill = &rec.need.skill;
+        let offers = |c: &Catalogue| !skill.is_empty() && c.skills.iter().any(|s| s.name == *skill);
+        let runs_somewhere = rec.need.kind == Kind::Skill
+            && (self.worker.runnable.contains(skill) || self.view.members.values().any(|m| m.usable() && m.runnable.contains(skill)));
+        let (load, agent_load) = c.sched.load(&self.me);
         let mine = Candidate {
             peer: self.me,
             name: &self.cfg.name,
             online: true,
             draining: self.draining || self.leaving || self.witness(&self.me),
             commands: self.cfg.commands,
-            has_skill: self.worker.runnable.contains(&rec.need.skill),
-            agent_skill: self.catalogue.skills.iter().any(|s| s.name == rec.need.skill),
+            has_skill: self.worker.runnable.contains(skill),
+            agent_skill: offers(&self.catalogue),
             labels: &self.cfg.labels,
             slots: self.cfg.slots,
             room: c.sched.room(&rec.need, self.me, self.cfg.slots),
-            load: load(&self.me),
+            load,
+            agent: &self.worker.agent,
+            agent_slots: self.worker.agent_slots(),
+            agent_load,
+            runs_somewhere,
             facts: &self.facts,
             facts_age_ms: self.now - self.facts_at,
             boot: self.boot,
@@ -533,18 +563,23 @@ impl Mesh {
         };
         let others = self.view.members.iter().filter_map(|(p, m)| {
             let a = m.advert.as_ref()?;
+            let (load, agent_load) = c.sched.load(p);
             Some(Candidate {
                 peer: *p,
                 name: &m.name,
                 online: m.usable() && c.followers.contains_key(p),
                 draining: a.draining || self.witness(p),
                 commands: a.commands,
-                has_skill: m.runnable.contains(&rec.need.skill),
-                agent_skill: m.catalogue.as_ref().is_some_and(|c| c.skills.iter().any(|s| s.name == rec.need.skill)),
+                has_skill: m.runnable.contains(skill),
+                agent_skill: m.catalogue.as_ref().is_some_and(offers),
                 labels: &a.labels,
                 slots: a.slots,
                 room: c.sched.room(&rec.need, *p, a.slots),
-                load: load(p),
+                load,
+                agent: &a.agent,
+                agent_slots: a.agent_slots,
+                agent_load,
+                runs_somewhere,
                 facts: &m.facts,
                 facts_age_ms: a.age_ms + self.now.saturating_sub(m.advert_at),
                 boot: a.boot,
@@ -575,7 +610,7 @@ impl Mesh {
             None => turns.get(p).copied().unwrap_or(0),
         });
         let Some((node, score)) = chosen else { return false };
-        let (worker, wboot) = (node.peer, node.boot);
+        let (worker, wboot, agent) = (node.peer, node.boot, by_agent(&rec.need, node));
         let fitting = nodes.iter().filter(|n| fits(&rec.need, n).is_ok()).count();
         let note = format!("{} of {} nodes fitted; {} chose {} (score {score})", fitting, nodes.len(), strategy, node.name);
         let mut rec = rec.clone();
@@ -586,8 +621,9 @@ impl Mesh {
         rec.waited_ms = c.sched.queue.remove(id, now).unwrap_or(rec.waited_ms);
         rec.issued += 1;
         let attempt = Attempt { k: rec.issued, epoch };
-        rec.live.push(Live { attempt, worker, wboot, placed_at: wall, ext: Default::default() });
-        c.sched.placed.entry(worker).or_default().insert((*id, attempt));
+        let live = Live { attempt, worker, wboot, placed_at: wall, agent, ext: Default::default() };
+        c.sched.set_down(*id, &live);
+        rec.live.push(live);
         c.sched.turn += 1;
         let turn = c.sched.turn;
         c.sched.turns.insert(worker, turn);
@@ -745,7 +781,8 @@ impl Mesh {
             return self.effect(&r.id, Effect::ReportAck(r.id, r.attempt, from));
         }
         let o = r.outcome;
-        if let Some(c) = &mut self.co {
+        let agent = rec.live.iter().any(|l| l.attempt == r.attempt && l.agent);
+        if let Some(c) = self.co.as_mut().filter(|_| !agent) {
             if o.end == End::Returned {
                 c.sched.jammed.insert(from)
             } else {
@@ -862,10 +899,12 @@ impl Mesh {
 
     fn unplace(&mut self, id: &TaskId, attempt: Attempt) {
         if let Some(c) = &mut self.co {
-            for set in c.sched.placed.values_mut() {
-                set.remove(&(*id, attempt));
+            for sets in [&mut c.sched.placed, &mut c.sched.agents] {
+                sets.retain(|_, s| {
+                    s.remove(&(*id, attempt));
+                    !s.is_empty()
+                });
             }
-            c.sched.placed.retain(|_, s| !s.is_empty());
             c.sched.dirty = true;
             c.sched.stuck.clear();
         }

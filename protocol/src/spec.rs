@@ -65,6 +65,9 @@ wire_choice! {
         1 => Skill = "skill",
         /// `echo`, `sleep`, `fail`.
         2 => Builtin = "builtin",
+        /// A text for an agent, perhaps with a skill to use.  A node that speaks protocol 1 cannot read the record of one:
+        /// prompts are taken when all members understand them (V3).
+        3 => Prompt = "prompt",
     }
 }
 
@@ -113,7 +116,7 @@ wire_struct! {
     pub struct Need {
         /// Kind of work.
         1 => kind: Kind,
-        /// The skill or builtin; empty for a command.
+        /// The skill or builtin, or the skill that a prompt names; empty for a command and for any other prompt.
         2 => skill: String,
         /// One line for lists (`uname -a`); at most 80 characters.
         3 => title: String,
@@ -159,7 +162,7 @@ wire_struct! {
         1 => argv: Vec<String>,
         /// Environment on top of the worker's own short list.
         2 => env: Vec<(String, String)>,
-        /// Input of a skill or builtin.
+        /// Input of a skill or builtin, or the text of a prompt.
         3 => input: Blob,
     }
 }
@@ -247,22 +250,7 @@ impl Spec {
 /// # Errors
 /// A sentence that names the field, its bound, and what to do.
 pub fn split(new: &NewTask) -> Result<(Need, Vec<u8>), String> {
-    let kind = match (&new.argv, &new.skill) {
-        (Some(argv), None) => {
-            if argv.first().is_none_or(String::is_empty) {
-                return Err("the command is empty: give a program and its arguments, as in 'clawmesh run -- uname -a'".into());
-            }
-            Kind::Command
-        }
-        (None, Some(s)) if BUILTINS.contains(&s.as_str()) => Kind::Builtin,
-        (None, Some(s)) if !s.is_empty() && s.len() <= 128 => Kind::Skill,
-        (None, Some(_)) => {
-            return Err("a skill's name has 1 to 128 characters: 'clawmesh skills' lists them".into());
-        }
-        _ => {
-            return Err("a task names either a command (argv) or a skill, not both and not neither".into());
-        }
-    };
+    let kind = kind_of(new)?;
     bounded("retries", u64::from(new.retries), u64::from(RETRIES_MAX))?;
     for (name, v) in [
         ("timeout", new.timeout_ms),
@@ -272,9 +260,11 @@ pub fn split(new: &NewTask) -> Result<(Need, Vec<u8>), String> {
     ] {
         bounded(name, v.unwrap_or(0), TIMEOUT_MAX_MS)?;
     }
-    let title = match &new.argv {
-        Some(argv) => argv.join(" "),
-        None => new.skill.clone().unwrap_or_default(),
+    let title = match (&new.argv, &new.prompt) {
+        (Some(argv), _) => argv.join(" "),
+        // Lists show one line; a prompt may have megabytes.
+        (None, Some(prompt)) => prompt.trim_start().chars().take(80).collect(),
+        (None, None) => new.skill.clone().unwrap_or_default(),
     };
     let need = Need {
         kind,
@@ -304,7 +294,7 @@ pub fn split(new: &NewTask) -> Result<(Need, Vec<u8>), String> {
     let work = Work {
         argv: new.argv.clone().unwrap_or_default(),
         env: new.env.clone(),
-        input: Blob(new.input.clone().unwrap_or_default().into_bytes()),
+        input: Blob(new.prompt.as_ref().or(new.input.as_ref()).cloned().unwrap_or_default().into_bytes()),
         ext: Ext::default(),
     };
     let work = crate::codec::encode(&work);
@@ -315,6 +305,30 @@ pub fn split(new: &NewTask) -> Result<(Need, Vec<u8>), String> {
         ));
     }
     Ok((need, work))
+}
+
+/// What kind of work it is.
+fn kind_of(new: &NewTask) -> Result<Kind, String> {
+    let long = |s: &String| s.is_empty() || s.len() > 128;
+    match (&new.argv, &new.skill, &new.prompt) {
+        (Some(argv), None, None) if argv.first().is_none_or(String::is_empty) => {
+            Err("the command is empty: give a program and its arguments, as in 'clawmesh run -- uname -a'".into())
+        }
+        (Some(_), None, None) => Ok(Kind::Command),
+        (None, Some(s), None) if BUILTINS.contains(&s.as_str()) => Ok(Kind::Builtin),
+        (None, Some(s), _) if long(s) => Err("a skill's name has 1 to 128 characters: 'clawmesh skills' lists them".into()),
+        (None, Some(_), None) => Ok(Kind::Skill),
+        (None, _, Some(text)) if text.trim().is_empty() => {
+            Err("the prompt is empty: say what the agent shall do, as in 'clawmesh ask \"what is in /etc/os-release?\"'".into())
+        }
+        (None, Some(s), Some(_)) if BUILTINS.contains(&s.as_str()) => {
+            Err(format!("'{s}' is a builtin of the mesh and no skill that an agent could use: leave it out"))
+        }
+        (None, _, Some(_)) if new.input.is_some() => Err("a prompt has no input beside it: put all of it into the prompt".into()),
+        (None, _, Some(_)) => Ok(Kind::Prompt),
+        (Some(_), _, Some(_)) => Err("a task is either a command (argv) or a prompt, not both".into()),
+        _ => Err("a task names either a command (argv) or a skill, not both and not neither".into()),
+    }
 }
 
 fn bounded(name: &str, v: u64, max: u64) -> Result<(), String> {

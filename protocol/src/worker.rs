@@ -9,6 +9,7 @@ use alloc::{
 };
 
 use crate::{
+    agents::{Lane, Lanes},
     codec::{self, Malformed},
     ids::{Attempt, Hash, Peer, TaskId},
     io::{Event, Exit, Job, Output},
@@ -18,7 +19,7 @@ use crate::{
     record::{End, Outcome, clip},
     rule::Rule,
     schedule::Key,
-    spec::{Data, Kind, Need},
+    spec::{Data, Need},
     wire_struct,
 };
 
@@ -75,6 +76,8 @@ struct Run {
     queued_at: u64,
     /// The task must not run twice.
     once: bool,
+    /// Which slots it waits for or takes.
+    lane: Lane,
 }
 
 /// How long an attempt waits here for a slot, ms.  A node is given some short tasks ahead of its slots; behind one
@@ -84,10 +87,11 @@ const PATIENCE_MS: u64 = 1_000;
 /// What this node runs.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    slots: u32,
     runs: BTreeMap<(TaskId, Attempt), Run>,
     queue: VecDeque<(TaskId, Attempt)>,
-    busy: u32,
+    lanes: Lanes,
+    /// The agent that is here; empty = none.
+    pub(crate) agent: String,
     /// Runs that are only kept.
     kept: usize,
     /// Skills it can run.
@@ -103,18 +107,29 @@ fn line(id: TaskId, attempt: Attempt, boot: u64, outcome: Option<Outcome>, once:
     RunRec { id, attempt, boot, dead: false, outcome, once, settled: false, ext: Default::default() }
 }
 
-/// A builtin that needs no slot: it ends at once.
-fn instant(need: &Need) -> bool {
-    need.kind == Kind::Builtin && need.skill != "sleep"
+impl Run {
+    /// One that is dead, or at least over.
+    fn over(now: u64) -> Self {
+        Self {
+            state: State::Dead,
+            need: None,
+            payload: Data::EMPTY,
+            outcome: None,
+            start_no: 0,
+            queued_at: now,
+            once: false,
+            lane: Lane::Free,
+        }
+    }
 }
 
 impl Worker {
-    pub(crate) fn new(slots: u32) -> Self {
+    pub(crate) fn new(slots: u32, agent_slots: u32) -> Self {
         Self {
-            slots,
             runs: BTreeMap::new(),
             queue: VecDeque::new(),
-            busy: 0,
+            lanes: Lanes { slots, agent_slots, ..Lanes::default() },
+            agent: String::new(),
             kept: 0,
             runnable: BTreeSet::new(),
             settled: BTreeSet::new(),
@@ -126,6 +141,15 @@ impl Worker {
     /// Attempts that have not ended.
     pub(crate) fn running(&self) -> usize {
         self.runs.values().filter(|r| matches!(r.state, State::Fetching | State::Queued | State::Running(_))).count()
+    }
+    /// Attempts that have not ended: of the slots, and of the agent slots.
+    pub(crate) fn running_in(&self) -> (u32, u32) {
+        let open = self.runs.values().filter(|r| matches!(r.state, State::Fetching | State::Queued | State::Running(_)));
+        open.fold((0, 0), |(plain, agents), r| if r.lane == Lane::Agent { (plain, agents + 1) } else { (plain + 1, agents) })
+    }
+    /// Agents it may run at once; 0 while none is here.
+    pub(crate) fn agent_slots(&self) -> u32 {
+        if self.agent.is_empty() { 0 } else { self.lanes.agent_slots }
     }
     /// Something waits for its payload, a slot, or its acknowledgement (see `rest`).  What runs ends by itself.
     pub(crate) fn busy(&self) -> bool {
@@ -145,9 +169,11 @@ impl Worker {
         }
     }
     pub(crate) fn check(&self) -> Result<(), String> {
-        let busy = self.runs.values().filter(|r| matches!(r.state, State::Running(_)) && !r.need.as_ref().is_some_and(instant)).count();
-        if busy != self.busy as usize {
-            return Err(format!("{busy} runs take a slot, {} are counted", self.busy));
+        for (lane, counted) in [(Lane::Slot, self.lanes.busy), (Lane::Agent, self.lanes.agents)] {
+            let busy = self.runs.values().filter(|r| matches!(r.state, State::Running(_)) && r.lane == lane).count();
+            if busy != counted as usize {
+                return Err(format!("{busy} runs take a slot ({lane:?}), {counted} are counted"));
+            }
         }
         let kept = self.runs.values().filter(|r| r.state == State::Kept).count();
         if kept != self.kept {
@@ -172,7 +198,7 @@ impl Mesh {
             (State::Finished, Some(o))
         };
         self.worker.kept += usize::from(state == State::Kept);
-        let run = Run { state, need: None, payload: Data::EMPTY, outcome, start_no: 0, queued_at: self.now, once: r.once };
+        let run = Run { state, outcome, once: r.once, ..Run::over(self.now) };
         self.worker.runs.insert(key, run);
         Ok(())
     }
@@ -232,7 +258,8 @@ impl Mesh {
         let missing = a.payload.blob().filter(|h| !self.blobs.contains(h));
         let state = if missing.is_some() { State::Fetching } else { State::Queued };
         let once = a.need.at_most_once;
-        let run = Run { state, need: Some(a.need), payload: a.payload, outcome: None, start_no: 0, queued_at: self.now, once };
+        let lane = self.lane_here(&a.need);
+        let run = Run { state, need: Some(a.need), payload: a.payload, outcome: None, start_no: 0, queued_at: self.now, once, lane };
         self.worker.runs.insert(key, run);
         match missing {
             Some(h) => self.fetch(h, &a.holders),
@@ -278,11 +305,8 @@ impl Mesh {
         if self.worker.runs.len() - self.worker.kept >= RUNS_MAX {
             return Some("the node has too many unreported attempts".into());
         }
-        if a.need.kind == Kind::Command && !self.cfg.commands {
-            return Some("the node refuses commands (--no-commands)".into());
-        }
-        if a.need.kind == Kind::Skill && !self.worker.runnable.contains(&a.need.skill) {
-            return Some(format!("the node no longer has the skill '{}'", a.need.skill));
+        if let Some(why) = self.lacks(&a.need) {
+            return Some(why);
         }
         if a.need.at_most_once && self.worker.kept >= KEPT_MAX {
             return Some(
@@ -308,11 +332,7 @@ impl Mesh {
                 }
                 self.worker.queue.push_back(key);
             } else {
-                self.worker.runs.remove(&key);
-                if let Some(to) = self.serving_leader() {
-                    let why = "the node could not get the task's input".to_string();
-                    self.send(to, Message::Refuse(Refuse { id: key.0, attempt: key.1, why, ext: Default::default() }));
-                }
+                self.turn_away(&key, "the node could not get the task's input".to_string());
             }
         }
         self.pump_runs();
@@ -325,20 +345,22 @@ impl Mesh {
         }
         let mut kept = VecDeque::new();
         while let Some(key) = self.worker.queue.pop_front() {
-            let slots = self.worker.slots;
-            let busy = self.worker.busy;
-            let Some(r) = self.worker.runs.get_mut(&key).filter(|r| r.state == State::Queued) else { continue };
-            let Some(need) = r.need.clone() else { continue };
-            let free = instant(&need);
-            if !free && busy >= slots {
+            let lanes = self.worker.lanes;
+            let Some(r) = self.worker.runs.get(&key).filter(|r| r.state == State::Queued) else { continue };
+            let (Some(need), lane) = (r.need.clone(), r.lane) else { continue };
+            if let Some(why) = self.lacks(&need) {
+                // It was here when the task came.  Elsewhere, or when it is back, the task runs.
+                self.turn_away(&key, why);
+                continue;
+            }
+            if lanes.full(lane) {
                 kept.push_back(key);
                 continue;
             }
+            let Some(r) = self.worker.runs.get_mut(&key) else { continue };
             r.state = State::Running(false);
             let payload = r.payload.clone();
-            if !free {
-                self.worker.busy += 1;
-            }
+            self.worker.lanes.take(lane);
             let (id, attempt) = key;
             let log = line(id, attempt, self.boot, None, need.at_most_once);
             self.put(Key::run(&id, &attempt), codec::encode(&log));
@@ -351,15 +373,25 @@ impl Mesh {
             if let Some(r) = self.worker.runs.get_mut(&key) {
                 r.start_no = after;
             }
-            self.output(Output::Start { job: Job { id, attempt, need, payload, fence }, after });
+            let agent = lane == Lane::Agent;
+            self.output(Output::Start { job: Job { id, attempt, need, payload, agent, fence }, after });
         }
         self.worker.queue = kept;
+    }
+
+    /// Says that an attempt, which has not begun, can't run here; nothing is charged.
+    fn turn_away(&mut self, key: &(TaskId, Attempt), why: String) {
+        self.worker.runs.remove(key);
+        if let Some(to) = self.serving_leader() {
+            self.send(to, Message::Refuse(Refuse { id: key.0, attempt: key.1, why, ext: Default::default() }));
+        }
     }
 
     /// Hands back what has waited too long for a slot.  It never began; the report goes the way of all reports, so
     /// that it is repeated until it is settled.
     fn hand_back(&mut self) {
-        if self.worker.busy < self.worker.slots || self.leaving || self.store_bad {
+        let lanes = self.worker.lanes;
+        if !(lanes.full(Lane::Slot) || lanes.full(Lane::Agent)) || self.leaving || self.store_bad {
             return;
         }
         let Some(to) = self.serving_leader() else { return };
@@ -367,7 +399,8 @@ impl Mesh {
             // A pinned one can run nowhere else.
             r.state == State::Queued
                 && self.now.saturating_sub(r.queued_at) >= PATIENCE_MS
-                && r.need.as_ref().is_some_and(|n| n.pin.is_none() && !n.at_most_once && !instant(n))
+                && lanes.full(r.lane)
+                && r.need.as_ref().is_some_and(|n| n.pin.is_none() && !n.at_most_once)
         };
         let keys: Vec<(TaskId, Attempt)> = self.worker.runs.iter().filter(|(_, r)| late(r)).map(|(k, _)| *k).take(ITEMS_MAX).collect();
         for key in keys {
@@ -418,9 +451,7 @@ impl Mesh {
     /// `Kill` that went out now would come before the start and end nothing.  Returns false when it runs.
     fn withdraw(&mut self, key: &(TaskId, Attempt)) -> bool {
         let Some(r) = self.worker.runs.get(key).filter(|r| r.start_no > self.durable) else { return false };
-        if !r.need.as_ref().is_some_and(instant) {
-            self.worker.busy -= 1;
-        }
+        self.worker.lanes.give_back(r.lane);
         self.worker.runs.remove(key);
         self.output(Output::Kill(key.0, key.1));
         true
@@ -429,10 +460,7 @@ impl Mesh {
     fn mark_dead(&mut self, from: Peer, id: TaskId, attempt: Attempt) {
         let log = RunRec { dead: true, ..line(id, attempt, self.boot, None, false) };
         self.put(Key::run(&id, &attempt), codec::encode(&log));
-        self.worker.runs.insert(
-            (id, attempt),
-            Run { state: State::Dead, need: None, payload: Data::EMPTY, outcome: None, start_no: 0, queued_at: self.now, once: false },
-        );
+        self.worker.runs.insert((id, attempt), Run::over(self.now));
         self.report_dead(from, id, attempt);
     }
 
@@ -449,9 +477,7 @@ impl Mesh {
         let Some(r) = self.worker.runs.get_mut(&key).filter(|r| matches!(r.state, State::Running(_))) else {
             return self.event(Event::Dropped("exit_of_unknown_run"));
         };
-        if !r.need.as_ref().is_some_and(instant) {
-            self.worker.busy -= 1;
-        }
+        self.worker.lanes.give_back(r.lane);
         r.state = State::Finished;
         let need = r.need.take();
         r.payload = Data::EMPTY;

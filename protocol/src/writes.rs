@@ -469,6 +469,7 @@ impl Mesh {
 
     pub(crate) fn on_ack(&mut self, from: Peer, a: Ack) {
         let now = self.now;
+        let reads_all = self.reads_all(&from);
         let Some(c) = &mut self.co else { return };
         let Some(f) = c.followers.get_mut(&from) else { return };
         // W4: only an acknowledgement of this epoch, store and boot counts.
@@ -480,7 +481,8 @@ impl Mesh {
         while f.windows.pop_front_if(|(upto, _)| *upto <= a.upto).is_some() {}
         f.acked = f.acked.max(a.upto);
         let epoch = c.epoch;
-        if f.stage == Stage::Catching && f.told_synced && !f.catching && a.upto >= f.join_seq {
+        // V3: what it cannot read it does not hold, whatever it says.
+        if reads_all && f.stage == Stage::Catching && f.told_synced && !f.catching && a.upto >= f.join_seq {
             f.stage = Stage::Joined;
             self.event(Event::Joined(epoch, from));
         }
@@ -826,12 +828,13 @@ impl Mesh {
         let voters = self.voters_to_write();
         let want = if self.open_rules() { want } else { 0 };
         let Some(c) = self.co.as_ref().filter(|c| c.serving()) else { return };
+        let good = |p: &Peer| self.view.is_usable(p) && self.reads_all(p);
         let mut keep: BTreeMap<Peer, u64> =
-            c.replicas.iter().filter(|(p, _)| c.followers.contains_key(p) && self.view.is_usable(p)).map(|(p, t)| (*p, *t)).collect();
+            c.replicas.iter().filter(|(p, _)| c.followers.contains_key(p) && good(p)).map(|(p, t)| (*p, *t)).collect();
         let mut rest: Vec<_> = c
             .followers
             .iter()
-            .filter(|(p, f)| !keep.contains_key(p) && f.stage != Stage::Pulling && self.view.is_usable(p))
+            .filter(|(p, f)| !keep.contains_key(p) && f.stage != Stage::Pulling && good(p))
             .map(|(p, f)| (f.count > 0, self.view.prio(p), !self.is_relayed(p), *p))
             .collect();
         rest.sort_unstable();

@@ -38,7 +38,7 @@ fn attempt(k: u32) -> Attempt {
 }
 
 fn live(k: u32) -> Live {
-    Live { attempt: attempt(k), worker: peer(k as u8 % 3), wboot: 1, placed_at: 0, ext: Default::default() }
+    Live { attempt: attempt(k), worker: peer(k as u8 % 3), wboot: 1, placed_at: 0, agent: false, ext: Default::default() }
 }
 
 fn past(k: u32) -> Past {

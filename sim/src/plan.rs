@@ -389,7 +389,7 @@ impl Plan {
             skew_ms: if d.percent(50) { 0 } else { 3_600_000 },
             tune: if calm || d.percent(50) { Tune::default() } else { tight(&mut d) },
             newer: if d.percent(70) { 0 } else { d.range(50, 600) },
-            proto: if d.percent(10) { PROTO + 1 } else { PROTO },
+            proto: if d.percent(10) { PROTO } else { PROTO - 1 },
             looks: if d.percent(75) { 4 } else { d.range(20, 120) as u32 },
             timing: if calm { Timing::default() } else { timing(&mut d) },
             voters_every_ms: Self::voters(seed, fixed),

@@ -126,6 +126,7 @@ fn config(n: usize) -> Config {
         can_lead: true,
         // Nobody runs anything: the queue stays as it is.
         slots: 0,
+        agent_slots: 0,
         commands: true,
         labels: Vec::new(),
         lost_after_ms: 60_000,

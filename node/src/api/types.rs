@@ -6,7 +6,7 @@ use clawmesh_protocol::{
     face::{State, StatusView, TaskView},
     ids::{Peer, ShortId},
     quorum::Change,
-    record::Captured,
+    record::{Captured, Usage},
 };
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
@@ -98,13 +98,60 @@ pub(crate) struct Captures {
     pub(crate) stdout_cut: u64,
     /// Bytes of stderr that the worker's cap cut out.
     pub(crate) stderr_cut: u64,
+    /// What an agent's run took, when an agent answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) usage: Option<AgentUsage>,
+}
+
+/// What an agent's run took, by its own word.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AgentUsage {
+    /// The agent.
+    pub(crate) agent: String,
+    /// Who serves the model; empty when the agent does not say.
+    pub(crate) provider: String,
+    /// The model; empty when the agent does not say.
+    pub(crate) model: String,
+    /// Tokens that the model read.
+    pub(crate) input_tokens: u64,
+    /// Tokens that it wrote.
+    pub(crate) output_tokens: u64,
+    /// All tokens.
+    pub(crate) total_tokens: u64,
+    /// Calls of tools.
+    pub(crate) tool_calls: u64,
+    /// Answers of the model.
+    pub(crate) turns: u64,
+}
+
+impl From<Usage> for AgentUsage {
+    fn from(u: Usage) -> Self {
+        Self {
+            agent: u.agent,
+            provider: u.provider,
+            model: u.model,
+            input_tokens: u.input,
+            output_tokens: u.output,
+            total_tokens: u.total,
+            tool_calls: u.tool_calls,
+            turns: u.turns,
+        }
+    }
 }
 
 impl From<Captured> for Captures {
     fn from(c: Captured) -> Self {
         let (stdout, stdout_base64) = text(c.stdout.0);
         let (stderr, stderr_base64) = text(c.stderr.0);
-        Self { stdout, stderr, stdout_base64, stderr_base64, stdout_cut: c.stdout_cut, stderr_cut: c.stderr_cut }
+        Self {
+            stdout,
+            stderr,
+            stdout_base64,
+            stderr_base64,
+            stdout_cut: c.stdout_cut,
+            stderr_cut: c.stderr_cut,
+            usage: c.usage.map(Into::into),
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The command line: one file per group of commands.  Commands compute; [`Output`] prints.
 
+mod agent;
+mod ask;
 mod config;
 mod node;
 mod quorum;
@@ -16,7 +18,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use etcetera::BaseStrategy;
 
-pub(crate) use self::up::UpArgs;
+pub(crate) use self::{agent::AgentArgs, up::UpArgs};
 use crate::{
     client::Client,
     output::{Failure, Mode, Output},
@@ -80,6 +82,8 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Submit a skill, or one of the builtins echo, sleep and fail.
     Submit(Box<run::SubmitArgs>),
+    /// Ask an agent somewhere in the mesh, and wait for its answer.
+    Ask(Box<ask::AskArgs>),
     /// List tasks, or look at one.
     Tasks {
         #[command(subcommand)]
@@ -230,6 +234,7 @@ async fn asynchronous(command: Command, cx: &Context) -> Result<(), Failure> {
         Command::Invite => node::invite(cx).await,
         Command::Run(args) => run::run(cx, *args).await,
         Command::Submit(args) => run::submit(cx, *args).await,
+        Command::Ask(args) => ask::ask(cx, *args).await,
         Command::Tasks { what } => tasks::tasks(cx, what).await,
         Command::Mesh { what } => node::mesh(cx, what).await,
         Command::Config { what } => config::config(cx, what).await,

@@ -144,7 +144,7 @@ pub(super) async fn submit(cx: &Context, args: SubmitArgs) -> Result<(), Failure
 }
 
 /// The same check that the node makes, so that a wrong flag is an error of usage before anything is asked for.
-fn check(wanted: &Submission) -> Result<(), Failure> {
+pub(super) fn check(wanted: &Submission) -> Result<(), Failure> {
     let mut task = wanted.task.clone();
     if wanted.node.is_some() {
         // Any node will do here: the API resolves the name.
@@ -153,7 +153,7 @@ fn check(wanted: &Submission) -> Result<(), Failure> {
     clawmesh_protocol::spec::split(&task).map(drop).map_err(Failure::usage)
 }
 
-fn detached(cx: &Context, accepted: &crate::api::types::Accepted, id_only: bool) -> Result<(), Failure> {
+pub(super) fn detached(cx: &Context, accepted: &crate::api::types::Accepted, id_only: bool) -> Result<(), Failure> {
     let id = accepted.id.to_string();
     if id_only {
         return cx.output.line(&id);
@@ -211,7 +211,7 @@ fn read_input(file: &Path) -> Result<String, Failure> {
 }
 
 /// Waits for the end of one task.  Ctrl-C asks for its end, and a second one leaves.
-async fn wait_for_one(cx: &Context, client: &Client, id: ShortId, limit: Option<Duration>) -> Result<Ended, Failure> {
+pub(super) async fn wait_for_one(cx: &Context, client: &Client, id: ShortId, limit: Option<Duration>) -> Result<Ended, Failure> {
     let deadline = limit.map(|l| Instant::now() + l);
     let waiting = wait_all(cx, client, vec![id.to_string()], deadline, true);
     tokio::pin!(waiting);
@@ -285,19 +285,39 @@ async fn returned(cx: &Context, first: ClientError) -> Result<Client, Failure> {
 
 /// Prints what the task wrote on this program's own stdout and stderr.
 async fn report(cx: &Context, client: &Client, end: &Ended) -> Result<(), Failure> {
+    if let Some(out) = fetched(cx, client, end).await? {
+        cx.output.raw_err(&out.stderr_bytes());
+        cx.output.raw(&out.stdout_bytes())?;
+        cut(cx, &out);
+    }
+    Ok(())
+}
+
+/// Prints an agent's answer. What it noted on the way is in its log, which few want to see with each answer.
+pub(super) async fn report_answer(cx: &Context, client: &Client, end: &Ended) -> Result<(), Failure> {
+    let Some(out) = fetched(cx, client, end).await? else { return Ok(()) };
+    let text = out.stdout_bytes();
+    cx.output.raw(&text)?;
+    if !text.is_empty() && !text.ends_with(b"\n") {
+        cx.output.raw(b"\n")?;
+    }
+    if out.stdout_cut > 0 {
+        cut(cx, &Captures { stderr_cut: 0, ..out });
+    }
+    Ok(())
+}
+
+/// What the task wrote, from where it is kept; with `--json` it is printed here, with all that is known of the end.
+async fn fetched(cx: &Context, client: &Client, end: &Ended) -> Result<Option<Captures>, Failure> {
     let mut end = end.clone();
     if end.output_elsewhere {
         end.output = client.result(&end.id.to_string()).await?.output;
         end.output_elsewhere = false;
     }
     if cx.output.mode() == Mode::Json {
-        return cx.output.json(&end);
+        return cx.output.json(&end).map(|()| None);
     }
-    let Some(out) = &end.output else { return Ok(()) };
-    cx.output.raw_err(&out.stderr_bytes());
-    cx.output.raw(&out.stdout_bytes())?;
-    cut(cx, out);
-    Ok(())
+    Ok(end.output)
 }
 
 /// Says when the worker's cap has cut something out.
@@ -329,7 +349,7 @@ fn low_byte(code: i32) -> u8 {
     }
 }
 
-fn how_it_ended(end: &Ended, exit: u8) -> Failure {
+pub(super) fn how_it_ended(end: &Ended, exit: u8) -> Failure {
     let why = if end.reason.is_empty() { String::new() } else { format!(": {}", end.reason) };
     let what = match end.state {
         State::Timeout => format!("{} ran into its time limit{why}", end.id),

@@ -1,4 +1,4 @@
-//! Flags that describe a task, shared by `run` and `submit`.
+//! Flags that describe a task, shared by `run`, `submit` and `ask`.
 
 use std::time::Duration;
 

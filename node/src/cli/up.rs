@@ -4,7 +4,10 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use super::spec::duration;
+use super::{
+    agent::{AgentArgs, AgentFlags},
+    spec::duration,
+};
 use crate::output::Failure;
 
 /// Longest name of a node or a mesh, characters.
@@ -40,6 +43,8 @@ pub(super) struct Flags {
     /// Run no commands for others: skills only.
     #[arg(long)]
     no_commands: bool,
+    #[command(flatten)]
+    agent: AgentFlags,
     /// Do not look for nodes on the local network.
     #[arg(long)]
     no_mdns: bool,
@@ -83,6 +88,8 @@ pub(crate) struct UpArgs {
     pub(crate) lost_after: Duration,
     /// Run commands for members.
     pub(crate) commands: bool,
+    /// Agents for members.
+    pub(crate) agent: AgentArgs,
     /// Find nodes by mDNS.
     pub(crate) mdns: bool,
     /// Labels, each 1 to 64 characters.
@@ -116,6 +123,7 @@ impl Flags {
             priority: self.priority,
             lost_after: self.lost_after,
             commands: !self.no_commands,
+            agent: self.agent.into_args(!self.no_commands, self.slots)?,
             mdns: !self.no_mdns,
             labels: self.labels,
             skills,

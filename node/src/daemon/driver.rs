@@ -20,7 +20,7 @@ use clawmesh_protocol::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::{bulk, clock, figures::Figures, run, seal::Seal};
+use super::{agent::Agents, bulk, clock, figures::Figures, run, seal::Seal};
 use crate::{
     exec::{Executor, Exit, JobKey},
     net::{Net, NetEvent, Topic},
@@ -57,6 +57,7 @@ pub(crate) struct Hands {
     pub(crate) store: Arc<Store>,
     pub(crate) exec: Executor,
     pub(crate) shelf: run::Shelf,
+    pub(crate) agents: Agents,
     pub(crate) work_dir: PathBuf,
     pub(crate) figures: Figures,
     pub(crate) seal: Seal,
@@ -370,14 +371,14 @@ impl Driver {
         let key = run::key(&job.id, &job.attempt);
         self.jobs.insert(key, (job.id, job.attempt));
         let (store, shelf, exec) = (self.hands.store.clone(), self.hands.shelf.clone(), self.hands.exec.clone());
-        let (inputs, dir) = (self.hands.inputs.clone(), self.hands.work_dir.clone());
+        let (inputs, dir, agents) = (self.hands.inputs.clone(), self.hands.work_dir.clone(), self.hands.agents.clone());
         tokio::spawn(async move {
-            let started = match run::prepare(&job, &store, &shelf, dir).await {
-                Ok(j) => exec.start(j).map_err(|e| e.to_string()),
-                Err(e) => Err(e),
+            let started = match run::prepare(&job, &store, &shelf, &agents, dir).await {
+                Ok(j) => exec.start(j).map_err(|e| run::not_started(&e.to_string())),
+                Err(e) => Err(e.into_exit()),
             };
-            if let Err(why) = started {
-                let _ = inputs.send(Input::Exited(job.id, job.attempt, run::not_started(&why))).await;
+            if let Err(exit) = started {
+                let _ = inputs.send(Input::Exited(job.id, job.attempt, exit)).await;
             }
         });
     }

@@ -10,6 +10,7 @@ use clawmesh_protocol::ids::Peer;
 use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize};
 
+use super::agent::OwnAgent;
 use crate::net::Ticket;
 
 /// Members whose addresses are kept.
@@ -55,6 +56,9 @@ pub(crate) struct Own {
     pub(crate) name: Option<String>,
     /// Its rank.
     pub(crate) priority: Option<u32>,
+    /// Another agent than OpenClaw, written there by a person.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) agent: Option<OwnAgent>,
 }
 
 fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> HomeError {
@@ -124,8 +128,13 @@ pub(crate) fn set_peers(home: &Path, peers: &[KnownPeer]) -> Result<(), HomeErro
 }
 
 /// The node's remembered flags.
-pub(crate) fn own(home: &Path) -> Own {
-    fs::read(home.join("node.json")).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default()
+pub(crate) fn own(home: &Path) -> Result<Own, HomeError> {
+    let path = home.join("node.json");
+    match fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| HomeError::Damaged { path, why: e.to_string() }),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Own::default()),
+        Err(e) => Err(failed("read", &path)(e)),
+    }
 }
 
 /// Keeps the node's flags for the next start.

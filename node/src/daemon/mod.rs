@@ -1,6 +1,7 @@
 //! The node: starts everything in order, runs until it is told to stop, stops everything in order.
 //! A step that fails takes back the steps before it.
 
+mod agent;
 mod backend;
 mod bulk;
 mod clock;
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::driver::Call;
 use self::{
+    agent::Agents,
     driver::{CALLS_MAX, Driver, End, Hands, INPUTS_MAX, Sources},
     figures::Figures,
     home::KnownPeer,
@@ -238,6 +240,7 @@ fn core_config(args: &UpArgs, me: Peer, name: String, priority: u32, slots: u32)
         prio: priority,
         can_lead: true,
         slots,
+        agent_slots: args.agent.slots,
         commands: args.commands,
         labels: args.labels.clone(),
         lost_after_ms: u64::try_from(args.lost_after.as_millis()).unwrap_or(u64::MAX),
@@ -277,12 +280,13 @@ async fn node(args: UpArgs, output: Output) -> Result<(), Failure> {
         }
     }
     let (sampler, facts) = sample(&home_dir).await;
-    let mut own = home::own(&home_dir);
+    let mut own = home::own(&home_dir).map_err(|e| Failure::refused(e.to_string()))?;
     own.name = args.name.clone().or(own.name);
     own.priority = args.priority.or(own.priority);
     home::set_own(&home_dir, &own).map_err(|e| Failure::refused(e.to_string()))?;
     let name = own.name.clone().unwrap_or_else(|| facts.host_name.clone());
     let slots = args.slots.unwrap_or(facts.cpu_count);
+    let agents = Agents::new(&args.agent, own.agent.as_ref())?;
 
     let known = home::peers(&home_dir);
     let expects_others = !mesh_ticket.addrs.is_empty() || !seeds.is_empty();
@@ -328,6 +332,8 @@ async fn node(args: UpArgs, output: Output) -> Result<(), Failure> {
     }
     mesh.handle(clock::now(), Input::Facts(run::facts(&facts)), &mut first);
     let shelf: run::Shelf = Arc::default();
+    let present = agents.present();
+    mesh.handle(clock::now(), Input::Agent(present.clone()), &mut first);
     let library = open_library(&home_dir, &args.skills, &shelf).await;
     mesh.handle(clock::now(), Input::Skills(run::catalogue(&shelf.read().unwrap_or_else(PoisonError::into_inner))), &mut first);
 
@@ -367,19 +373,21 @@ async fn node(args: UpArgs, output: Output) -> Result<(), Failure> {
         store: store.clone(),
         exec: exec.clone(),
         shelf: shelf.clone(),
+        agents: agents.clone(),
         work_dir,
         figures,
         seal,
         inputs: inputs.clone(),
     };
     let helpers = CancellationToken::new();
+    tokio::spawn(helpers.clone().run_until_cancelled_owned(agent::watch(agents, present.clone(), inputs.clone())));
     spawn_helpers(&helpers, library, shelf, sampler, inputs, store.clone(), net.clone());
     spawn_bulk(&helpers, bulk_requests, bulk::Desk::new(net.clone(), store.clone(), exec.clone()));
     let runs = exec.clone();
     tokio::spawn(helpers.clone().run_until_cancelled_owned(crate::power::watch(calls.clone(), move || !runs.running().is_empty())));
     tokio::spawn(keep_peers(helpers.clone(), home_dir.clone(), known, learned_rx));
 
-    announce(&output, &args, &name, me, addr, created, &home_dir, &net);
+    announce(&output, &args, &name, &present, me, addr, created, &home_dir, &net);
     let mut driver = Driver::new(mesh, hands, std::mem::take(&mut first));
     let mut sources = Sources { net: net_events, commits, exits, calls: call_rx, inputs: input_rx, learned };
     let end = run_until(&mut driver, &mut sources, stop, calls).await;
@@ -649,11 +657,21 @@ async fn keep_peers(stop: CancellationToken, home: PathBuf, mut known: Vec<Known
 }
 
 #[expect(clippy::too_many_arguments, reason = "what a person wants to know at the start")]
-fn announce(output: &Output, args: &UpArgs, name: &str, me: Peer, api: std::net::SocketAddr, created: bool, home: &Path, net: &Net) {
+fn announce(
+    output: &Output,
+    args: &UpArgs,
+    name: &str,
+    agent: &str,
+    me: Peer,
+    api: std::net::SocketAddr,
+    created: bool,
+    home: &Path,
+    net: &Net,
+) {
     let ticket = ticket_now(home, net, me).unwrap_or_default();
     if output.mode() == Mode::Json {
         let addresses: Vec<String> = net.addresses().iter().map(ToString::to_string).collect();
-        let v = serde_json::json!({ "node": me, "name": name, "api": api.to_string(), "mesh_addresses": addresses, "ticket": ticket, "created": created });
+        let v = serde_json::json!({ "node": me, "name": name, "agent": agent, "api": api.to_string(), "mesh_addresses": addresses, "ticket": ticket, "created": created });
         let _ = output.line(&v.to_string());
         return;
     }
@@ -677,6 +695,10 @@ fn announce(output: &Output, args: &UpArgs, name: &str, me: Peer, api: std::net:
     }
     if args.commands {
         let _ = output.line("Whoever holds the ticket may run commands on this machine ('up --no-commands' refuses them).");
+    }
+    if !agent.is_empty() && args.agent.slots > 0 {
+        let _ = output
+            .line(&format!("Prompts of the mesh are run here by {agent}, which may do what you may ('up --no-agents' refuses them)."));
     }
     let _ = output.line(&format!("Then, in another terminal: clawmesh{given} run -- uname -a"));
 }

@@ -10,11 +10,12 @@ use clawmesh_protocol::{
     codec, face,
     ids::{Attempt, TaskId},
     io::{self, Job},
-    record::{End, clip},
+    record::{End, USAGE_TEXT_MAX, Usage, clip},
     skill::{Catalogue, SkillInfo},
     spec::{Data, INLINE_MAX, Kind, PAYLOAD_MAX, Work},
 };
 
+use super::agent::Agents;
 use crate::{
     exec::{self, SkillInput},
     facts::Facts,
@@ -25,11 +26,36 @@ use crate::{
 /// The skills as last read, for whoever starts one.
 pub(crate) type Shelf = Arc<RwLock<Scan>>;
 
+/// Why an attempt cannot begin, as a sentence.
+#[derive(Debug)]
+pub(crate) enum NotReady {
+    /// It would not begin anywhere.
+    Wrong(String),
+    /// What it needs has just gone from this node: elsewhere, or here when it is back, the attempt begins.
+    Gone(String),
+}
+
+impl From<String> for NotReady {
+    fn from(why: String) -> Self {
+        Self::Wrong(why)
+    }
+}
+
+impl NotReady {
+    /// What the core is told.
+    pub(crate) fn into_exit(self) -> io::Exit {
+        match self {
+            Self::Wrong(why) => not_started(&why),
+            Self::Gone(why) => io::Exit { end: End::Returned, code: None, ..not_started(&why) },
+        }
+    }
+}
+
 /// Turns a job of the core into one of the executor.
 ///
 /// # Errors
-/// A sentence: the payload or the skill is not what it was.
-pub(crate) async fn prepare(job: &Job, store: &Store, shelf: &Shelf, dir_root: PathBuf) -> Result<exec::Job, String> {
+/// The payload, the skill or the agent is not what it was.
+pub(crate) async fn prepare(job: &Job, store: &Store, shelf: &Shelf, agents: &Agents, dir_root: PathBuf) -> Result<exec::Job, NotReady> {
     let bytes = match &job.payload {
         Data::Inline(b) => b.0.clone(),
         Data::Blob(h, _) => {
@@ -37,12 +63,17 @@ pub(crate) async fn prepare(job: &Job, store: &Store, shelf: &Shelf, dir_root: P
         }
     };
     let work: Work = codec::decode(&bytes).map_err(|e| format!("the task's input can't be read: {e}"))?;
-    let (run, skill_timeout) = program(job, &work, shelf)?;
     let asked = (job.need.run_timeout_ms > 0).then(|| Duration::from_millis(job.need.run_timeout_ms));
+    let (run, timeout) = if job.agent {
+        by_agent(job, &work, shelf, agents, asked)?
+    } else {
+        let (run, skill_timeout) = program(job, &work, shelf)?;
+        (run, asked.or(skill_timeout))
+    };
     Ok(exec::Job {
         key: key(&job.id, &job.attempt),
         work: run,
-        timeout: asked.or(skill_timeout),
+        timeout,
         fence: job.fence.clone(),
         env: work.env,
         dir_root,
@@ -57,17 +88,40 @@ pub(crate) fn key(id: &TaskId, attempt: &Attempt) -> exec::JobKey {
     exec::JobKey { task: id.to_string(), attempt: attempt.k, issue: format!("{}-{tail}", attempt.epoch.n) }
 }
 
-fn program(job: &Job, work: &Work, shelf: &Shelf) -> Result<(exec::Work, Option<Duration>), String> {
+/// A prompt, or a skill that only an agent can follow.
+fn by_agent(
+    job: &Job,
+    work: &Work,
+    shelf: &Shelf,
+    agents: &Agents,
+    limit: Option<Duration>,
+) -> Result<(exec::Work, Option<Duration>), NotReady> {
+    let name = job.need.skill.as_str();
+    let dir = if name.is_empty() { None } else { Some(skill_here(shelf, name)?.dir) };
+    let skill = dir.as_deref().map(|dir| (name, dir));
+    let (run, force) = agents.run(work.input.0.clone(), skill, limit).map_err(NotReady::Gone)?;
+    Ok((exec::Work::Agent(Box::new(run)), Some(force)))
+}
+
+/// The skill, if it is really there: its folder may have gone since the last look.
+fn skill_here(shelf: &Shelf, name: &str) -> Result<Skill, NotReady> {
+    let scan = shelf.read().unwrap_or_else(PoisonError::into_inner);
+    let skill = scan.skill(name).filter(|s| s.eligible && s.dir.is_dir()).cloned();
+    skill.ok_or_else(|| NotReady::Gone(format!("the skill '{name}' has just gone from this node")))
+}
+
+fn program(job: &Job, work: &Work, shelf: &Shelf) -> Result<(exec::Work, Option<Duration>), NotReady> {
     let input = work.input.0.clone();
     Ok(match job.need.kind {
         Kind::Command => (exec::Work::Command { argv: work.argv.clone() }, None),
         Kind::Builtin => (builtin(&job.need.skill, input)?, None),
+        Kind::Prompt => return Err(NotReady::Wrong("BUG: a prompt was to be run without an agent".into())),
         Kind::Skill => {
-            let scan = shelf.read().unwrap_or_else(PoisonError::into_inner);
             let name = &job.need.skill;
-            let skill = scan.skill(name).filter(|s| s.eligible).ok_or_else(|| format!("the skill '{name}' is no longer here"))?;
-            let run =
-                skill.run.as_ref().ok_or_else(|| format!("the skill '{name}' has no 'metadata.clawmesh.run': only an agent can use it"))?;
+            let skill = skill_here(shelf, name)?;
+            let run = skill.run.as_ref().ok_or_else(|| {
+                NotReady::Gone(format!("the skill '{name}' has no 'metadata.clawmesh.run' any more: only an agent can use it"))
+            })?;
             let w = exec::Work::Skill {
                 dir: skill.dir.clone(),
                 run: run.argv.clone(),
@@ -123,7 +177,9 @@ pub(crate) async fn ended(exit: exec::Exit, leaving: bool, store: &Store) -> io:
         _ => Some(exit.shell_code()),
     };
     let mut why = clip(&exit.reason, 200);
-    let bytes = io::capture(exit.stdout, exit.stderr, exit.stdout_truncated, exit.stderr_truncated);
+    let mut captured = io::captured(exit.stdout, exit.stderr, exit.stdout_truncated, exit.stderr_truncated);
+    captured.usage = exit.usage.map(usage);
+    let bytes = codec::encode(&captured);
     let data = match keep(bytes, store).await {
         Ok(d) => d,
         Err(e) => {
@@ -132,6 +188,21 @@ pub(crate) async fn ended(exit: exec::Exit, leaving: bool, store: &Store) -> io:
         }
     };
     io::Exit { end, code, why, data, ran_ms }
+}
+
+fn usage(u: exec::agent::Usage) -> Usage {
+    let text = |t: String| clip(&t, USAGE_TEXT_MAX);
+    Usage {
+        agent: text(u.agent),
+        provider: text(u.provider),
+        model: text(u.model),
+        input: u.input,
+        output: u.output,
+        total: u.total,
+        tool_calls: u.tool_calls,
+        turns: u.turns,
+        ext: codec::Ext::default(),
+    }
 }
 
 /// An attempt that could not be started.

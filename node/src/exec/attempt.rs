@@ -12,6 +12,7 @@ use tokio::process::ChildStdin;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use super::agent::{ENVELOPE_MAX, ENVELOPE_READ_MAX};
 use super::capture::{Capture, Stream};
 use super::dirs::{Fate, Spares, WorkDir};
 use super::exit::{self, Exit, Kind};
@@ -58,7 +59,9 @@ pub(crate) async fn run(
     let mut dir = None;
     let mut exit = match job.work {
         Work::Sleep { dur } => sleep(dur, job.timeout, stop, started).await,
-        Work::Command { .. } | Work::Skill { .. } => process(&job, settings, capture, stop, started, spares, &mut dir).await,
+        Work::Command { .. } | Work::Skill { .. } | Work::Agent(_) => {
+            process(&job, settings, capture, stop, started, spares, &mut dir).await
+        }
         Work::Echo { ref input } => {
             capture.push(Stream::Stdout, input);
             Exit::new(Kind::Done, Some(0), "completed")
@@ -104,7 +107,7 @@ fn plan(work: &Work) -> Plan<'_> {
             };
             Plan { argv, stdin }
         }
-        Work::Echo { .. } | Work::Sleep { .. } | Work::Fail { .. } => Plan { argv: Vec::new(), stdin: None },
+        Work::Agent(_) | Work::Echo { .. } | Work::Sleep { .. } | Work::Fail { .. } => Plan { argv: Vec::new(), stdin: None },
     }
 }
 
@@ -129,25 +132,49 @@ async fn process(
             return Exit::new(Kind::SpawnError, None, reason);
         }
     };
-    let plan = plan(&job.work);
+    let agent = if let Work::Agent(run) = &job.work { Some(run) } else { None };
+    let plan = match agent {
+        None => plan(&job.work),
+        Some(run) => match run.furnish(dir.path()).await {
+            Ok(argv) => Plan { argv, stdin: run.stdin() },
+            Err(reason) => return Exit::new(Kind::SpawnError, None, reason),
+        },
+    };
+    let hidden = agent.filter(|run| run.envelope).map(|_| Capture::new(ENVELOPE_MAX));
+    let sinks = match &hidden {
+        Some(hidden) => Sinks { stdout: hidden, stdout_max: ENVELOPE_READ_MAX, stderr: capture },
+        None => Sinks { stdout: capture, stdout_max: u64::MAX, stderr: capture },
+    };
     let (group, pipes) = match spawn(job, settings, &plan, dir) {
         Ok(started) => started,
         Err(exit) => return *exit,
     };
     let deadline = job.timeout.and_then(|timeout| started.checked_add(timeout));
     let mut watcher = Watcher { group, settings, deadline, force: None, linger: None, lingered: false, left_behind: false, ended: None };
-    let end = watcher.watch(pipes, plan.stdin, capture, stop).await;
+    let end = watcher.watch(pipes, plan.stdin, &sinks, stop).await;
     if !settings.keep_dirs && watcher.ended.is_none() && !watcher.lingered && !watcher.left_behind {
         dir.set_fate(Fate::Reuse);
     }
-    match end {
+    let exit = match end {
         Ok(status) => match watcher.ended {
             Some(Ended::Timeout) => exit::timed_out(job.timeout).with_status(status),
             Some(Ended::Stopped(reason)) => Exit::new(Kind::Killed, None, reason).with_status(status),
             None => exit::from_status(status, capture),
         },
         Err(error) => Exit::new(Kind::Failed, None, format!("the system did not tell how the process ended: {error}")),
+    };
+    match agent {
+        Some(run) => run.judge(exit, hidden.as_deref(), capture),
+        None => exit,
     }
+}
+
+/// Where the output of a process goes.
+struct Sinks<'a> {
+    stdout: &'a Capture,
+    /// Beyond so many bytes standard output is not read any more, and the process's next write there fails.
+    stdout_max: u64,
+    stderr: &'a Capture,
 }
 
 fn spawn(job: &Job, settings: &Settings, plan: &Plan<'_>, dir: &WorkDir) -> Result<(Group, Pipes), Box<Exit>> {
@@ -200,7 +227,7 @@ struct Watcher<'a> {
 
 impl Watcher<'_> {
     /// Returns the leader's exit status once nothing of the group is left and its output is read as far as possible.
-    async fn watch(&mut self, pipes: Pipes, input: Option<&[u8]>, capture: &Capture, mut stop: StopSignal) -> Result<ExitStatus, Error> {
+    async fn watch(&mut self, pipes: Pipes, input: Option<&[u8]>, sinks: &Sinks<'_>, mut stop: StopSignal) -> Result<ExitStatus, Error> {
         let Pipes { stdin, mut stdout, mut stderr } = pipes;
         let mut feeding = pin!(feed(stdin, input.unwrap_or_default()));
         let (mut fed, mut status) = (false, None);
@@ -215,9 +242,14 @@ impl Watcher<'_> {
                 () = &mut feeding, if !fed => fed = true,
             }
         }
-        let take = |output: &mut Output, stream| output.look(|bytes| capture.push(stream, bytes)) == Look::End;
-        let mut read = take(&mut stdout, Stream::Stdout) & take(&mut stderr, Stream::Stderr);
-        let mut reading = pin!(async { tokio::join!(drain(stdout, Stream::Stdout, capture), drain(stderr, Stream::Stderr, capture)) });
+        let take = |output: &mut Output, stream, to: &Capture| output.look(|bytes| to.push(stream, bytes)) == Look::End;
+        let mut read = take(&mut stdout, Stream::Stdout, sinks.stdout) & take(&mut stderr, Stream::Stderr, sinks.stderr);
+        let mut reading = pin!(async {
+            tokio::join!(
+                drain(stdout, Stream::Stdout, sinks.stdout, sinks.stdout_max),
+                drain(stderr, Stream::Stderr, sinks.stderr, u64::MAX)
+            )
+        });
         while status.is_none() || !read {
             let due = self.due();
             tokio::select! {
@@ -315,8 +347,8 @@ async fn feed(stdin: Option<ChildStdin>, input: &[u8]) {
     }
 }
 
-/// Reads one stream to its end, so that the process is never held up, whatever is kept of it.
-async fn drain(output: Output, stream: Stream, capture: &Capture) {
+/// Reads one stream to its end, or until more than `max` bytes came, so that the process is never held up, whatever is kept of it.
+async fn drain(output: Output, stream: Stream, capture: &Capture, max: u64) {
     let mut source = match output.into_async() {
         Ok(source) => source,
         Err(error) => {
@@ -327,9 +359,14 @@ async fn drain(output: Output, stream: Stream, capture: &Capture) {
     };
     let mut buffer = Vec::with_capacity(READ_BYTES_MIN);
     // A read error means the same as the end: there is nothing more to get.
+    let mut left = max;
     while let Ok(count @ 1..) = source.read_buf(&mut buffer).await {
         capture.push(stream, &buffer);
         buffer.clear();
+        left = left.saturating_sub(count as u64);
+        if left == 0 {
+            return;
+        }
         if count >= READ_BYTES_MIN && buffer.capacity() < READ_BYTES_MAX {
             buffer.reserve(READ_BYTES_MAX);
         }

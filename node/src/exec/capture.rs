@@ -122,6 +122,14 @@ impl Capture {
         Some(line.chars().filter(|c| !c.is_control()).take(chars_max).collect())
     }
 
+    /// The first line of standard error, of those that are kept, for which `wanted` is true; at most `chars_max` characters.
+    pub(crate) fn error_line(&self, chars_max: usize, wanted: fn(&str) -> bool) -> Option<String> {
+        let kept = self.content(Stream::Stderr).bytes;
+        let text = String::from_utf8_lossy(&kept);
+        let line = text.lines().map(str::trim).find(|line| wanted(line))?;
+        Some(line.chars().filter(|c| !c.is_control()).take(chars_max).collect())
+    }
+
     /// A reader from the start of both streams. Any number of readers may follow one capture.
     pub(crate) fn tail(self: &Arc<Self>) -> Tail {
         let changed = self.changed.subscribe();

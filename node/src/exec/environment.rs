@@ -3,7 +3,8 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use super::Job;
+use super::agent::is_marker;
+use super::{Job, Work};
 
 /// Copied from the node's environment when set there. Everything else stays behind: a node's environment holds tokens,
 /// and an agent's marker such as `OPENCLAW_SHELL` makes a program believe that it runs inside that agent.
@@ -48,20 +49,24 @@ const RESERVED: [&str; 4] = [TASK_ID, ATTEMPT, FENCE, DIR];
 const VARIABLES_MAX: usize = 1000;
 
 /// The complete environment of an attempt, in ascending order of names, each name once.
-/// The job's variables win over the node's; those of the mesh win over all.
+/// The job's variables win over the node's; those of the mesh win over all. An agent gets those of its own configuration
+/// besides, and none that would make it believe that it runs inside another one.
 /// Fails with a sentence when a name or a value cannot exist in an environment.
 pub(crate) fn build(job: &Job, node: &[(OsString, OsString)], dir: &Path) -> Result<Vec<(OsString, OsString)>, String> {
     if job.env.len() > VARIABLES_MAX {
         return Err(format!("{} environment variables are too many: at most {VARIABLES_MAX} are allowed", job.env.len()));
     }
     let mut all: std::collections::BTreeMap<OsString, OsString> = node.iter().cloned().collect();
+    let agent = if let Work::Agent(run) = &job.work { Some(run) } else { None };
+    all.extend(agent.iter().flat_map(|run| run.env.iter().cloned()));
     for (name, value) in &job.env {
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
             return Err(format!(
                 "environment variable {name:?} is not possible: a name must not be empty or hold '=' and neither part may hold a NUL byte"
             ));
         }
-        if !RESERVED.iter().any(|reserved| same_name(reserved, name)) {
+        let marker = agent.is_some() && is_marker(name);
+        if !marker && !RESERVED.iter().any(|reserved| same_name(reserved, name)) {
             all.insert(name.into(), value.into());
         }
     }

@@ -4,6 +4,7 @@ use std::io::{Error, ErrorKind};
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use super::agent::Usage;
 use super::capture::{Capture, Captured, Stream};
 
 /// The exit code a shell gives for a program that is not there.
@@ -46,6 +47,8 @@ pub(crate) struct Exit {
     /// Bytes of standard output that were not kept.
     pub(crate) stdout_truncated: u64,
     pub(crate) stderr_truncated: u64,
+    /// What an agent's run took.
+    pub(crate) usage: Option<Usage>,
     /// From the start of the attempt to its end, its preparation included.
     pub(crate) wall: Duration,
 }
@@ -61,6 +64,7 @@ impl Exit {
             stderr: Vec::new(),
             stdout_truncated: 0,
             stderr_truncated: 0,
+            usage: None,
             wall: Duration::ZERO,
         }
     }

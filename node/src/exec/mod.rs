@@ -1,7 +1,8 @@
-//! Runs the work of tasks: commands, deterministic skills and the builtins.
+//! Runs the work of tasks: commands, deterministic skills, agents and the builtins.
 //!
 //! `mod.rs` holds what the rest of the node sees. `attempt` sees one attempt to its end, `group` is the only file that starts
-//! and signals processes, `pipe` reads from them, `capture` keeps output, `environment` and `dirs` prepare, `exit` puts the end into words,
+//! and signals processes, `pipe` reads from them, `capture` keeps output, `environment` and `dirs` prepare, `exit` puts the end into words, `agent` is what agents
+//! are given and what their answers mean,
 //! `orphans` ends what a crashed boot left running.
 
 use std::collections::HashMap;
@@ -15,6 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+pub(crate) mod agent;
 mod attempt;
 pub(crate) mod capture;
 mod dirs;
@@ -83,6 +85,8 @@ pub(crate) enum Work {
         /// Standard output must be one JSON value, else the attempt has failed.
         json_output: bool,
     },
+    /// An agent that is asked something.
+    Agent(Box<agent::AgentRun>),
     /// Returns its input as standard output. No process.
     Echo { input: Vec<u8> },
     /// Takes its time. No process.
@@ -97,6 +101,7 @@ impl Work {
         match self {
             Work::Command { argv } => argv.first().cloned().unwrap_or_default(),
             Work::Skill { dir, .. } => dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+            Work::Agent(run) => run.name.clone(),
             Work::Echo { .. } => "echo".to_owned(),
             Work::Sleep { .. } => "sleep".to_owned(),
             Work::Fail { .. } => "fail".to_owned(),

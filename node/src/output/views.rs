@@ -82,6 +82,10 @@ impl Output {
                     Text::new(&m.state, tone),
                     Text::from(m.priority),
                     Text::from(format!("{}/{}", m.running, m.slots)),
+                    match m.agent.as_str() {
+                        "" => Text::new("none", Tone::Dim),
+                        agent => Text::from(format!("{} {}/{}", clean(agent), m.agent_running, m.agent_slots)),
+                    },
                     Text::from(format!("{}% of {}", m.facts.cpu_percent, m.facts.cpus)),
                     Text::from(format!("{}/{} MiB", m.facts.memory_free_mib, m.facts.memory_mib)),
                     Text::from(format!("{} {}", m.facts.platform, m.facts.arch)),
@@ -91,7 +95,7 @@ impl Output {
                 ]
             })
             .collect();
-        self.table(&["NAME", "STATE", "PRIORITY", "TASKS", "CPU", "FREE MEMORY", "PLATFORM", "SKILLS", "ID", ""], rows)
+        self.table(&["NAME", "STATE", "PRIORITY", "TASKS", "AGENT", "CPU", "FREE MEMORY", "PLATFORM", "SKILLS", "ID", ""], rows)
     }
 
     /// The voters of the mesh.

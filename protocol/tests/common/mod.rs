@@ -8,7 +8,7 @@ use clawmesh_protocol::{
     face::{Command, NewTask, Reply},
     gate::Gate,
     ids::Peer,
-    io::{Batch, Event, Exit, Input, Output, Recovered, capture},
+    io::{Batch, Event, Exit, Input, Job, Output, Recovered, capture},
     mesh::Mesh,
     message::Message,
     record::End,
@@ -70,6 +70,10 @@ pub struct World {
     pub envelopes: Vec<Relay>,
     /// Nodes that speak another protocol than the product's.
     pub protos: BTreeMap<u8, u32>,
+    /// Processes do not end by themselves.
+    pub hold: bool,
+    /// What was started while they were held.
+    pub jobs: Vec<(Peer, Job)>,
     pub now: u64,
 }
 
@@ -84,6 +88,7 @@ pub fn config(n: u8, timing: Timing, proto: u32) -> Config {
         prio: u32::from(n),
         can_lead: true,
         slots: 2,
+        agent_slots: 1,
         commands: true,
         labels: vec![],
         lost_after_ms: 5_000,
@@ -115,6 +120,8 @@ impl World {
             timing,
             envelopes: vec![],
             protos: BTreeMap::new(),
+            hold: false,
+            jobs: vec![],
             now: 1_000,
         };
         for i in 1..=n {
@@ -209,6 +216,7 @@ impl World {
                         }
                     }
                 }
+                Output::Start { job, .. } if self.hold => self.jobs.push((p, job)),
                 Output::Start { job, .. } => {
                     let data = Data::Inline(clawmesh_protocol::codec::Blob(capture(b"hello\n".to_vec(), vec![], 0, 0)));
                     let exit = Exit { end: End::Done, code: Some(0), why: String::new(), data, ran_ms: 3 };
@@ -272,6 +280,12 @@ impl World {
             }
         }
     }
+    /// A held process ends.
+    pub fn end(&mut self, at: usize, end: End) {
+        let (p, job) = self.jobs.remove(at);
+        let data = Data::Inline(clawmesh_protocol::codec::Blob(capture(b"done\n".to_vec(), vec![], 0, 0)));
+        self.input(p, Input::Exited(job.id, job.attempt, Exit { end, code: Some(0), why: String::new(), data, ran_ms: 9_000 }));
+    }
     /// Parts two nodes; all others go on to reach both.
     pub fn part(&mut self, a: u8, b: u8) {
         for (a, b) in [(peer(a), peer(b)), (peer(b), peer(a))] {
@@ -294,6 +308,16 @@ impl World {
     pub fn when(&self, from: u64, p: Peer, what: impl Fn(&Event) -> bool) -> Option<u64> {
         self.events.iter().find(|(t, q, e)| *t >= from && *q == p && what(e)).map(|(t, ..)| t - from)
     }
+}
+
+/// A task as a person asks for it.
+pub fn task(new: &NewTask) -> Spec {
+    let (need, work) = split(new).unwrap();
+    Spec { need, payload: Data::Inline(clawmesh_protocol::codec::Blob(work)) }
+}
+
+pub fn prompt(text: &str, skill: Option<&str>) -> Spec {
+    task(&NewTask { prompt: Some(text.into()), skill: skill.map(Into::into), ..NewTask::default() })
 }
 
 pub fn echo(input: &str) -> Spec {

@@ -50,7 +50,14 @@ mod tests {
             let mut r = rec(task(1), voted(1, 0), 2);
             r.cancel = cancel;
             if known {
-                r.live.push(Live { attempt: attempt(1, 1), worker: peer(1), wboot: 1, placed_at: 0, ext: Default::default() });
+                r.live.push(Live {
+                    attempt: attempt(1, 1),
+                    worker: peer(1),
+                    wboot: 1,
+                    placed_at: 0,
+                    agent: false,
+                    ext: Default::default(),
+                });
             }
             let m = Assign {
                 epoch: voted(1, 0),

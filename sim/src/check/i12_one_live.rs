@@ -42,7 +42,10 @@ mod tests {
 
     fn live(no: u64, attempts: &[Attempt]) -> Fact {
         let mut r = rec(task(1), epoch(1, 0), no);
-        r.live = attempts.iter().map(|a| Live { attempt: *a, worker: peer(1), wboot: 1, placed_at: 0, ext: Default::default() }).collect();
+        r.live = attempts
+            .iter()
+            .map(|a| Live { attempt: *a, worker: peer(1), wboot: 1, placed_at: 0, agent: false, ext: Default::default() })
+            .collect();
         batch(no, vec![r])
     }
 

@@ -123,7 +123,7 @@ mod tests {
     }
     fn live(node: usize) -> Live {
         let attempt = Attempt { k: 1, epoch: epoch(1, node) };
-        Live { attempt, worker: peer(1), wboot: 1, placed_at: 0, ext: Default::default() }
+        Live { attempt, worker: peer(1), wboot: 1, placed_at: 0, agent: false, ext: Default::default() }
     }
     fn run(log: Vec<(u64, Fact)>) -> bool {
         let (mut c, disks) = (InTurn::default(), Disks::new(vec![peer(0), peer(1)]));

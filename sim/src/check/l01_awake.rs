@@ -71,7 +71,7 @@ mod tests {
     fn a_worker_that_is_lost_because_the_coordinator_slept_is_caught() {
         let log = |slept: u64, after: u64| {
             let mut r = rec(task(1), epoch(1, 0), 1);
-            r.live = vec![Live { attempt: attempt(1, 1), worker: peer(1), wboot: 1, placed_at: 0, ext: Default::default() }];
+            r.live = vec![Live { attempt: attempt(1, 1), worker: peer(1), wboot: 1, placed_at: 0, agent: false, ext: Default::default() }];
             r.end_live(attempt(1, 1), End::Lost, None, "B was not heard of for 9 s", 0);
             let facts = [(0, Fact::Paused(true)), (slept, Fact::Paused(false)), (slept + after, batch(1, vec![r]))];
             let disks = Disks::new((0..2).map(peer).collect());

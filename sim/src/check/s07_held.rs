@@ -140,8 +140,14 @@ mod tests {
         log.push((0, Fact::Event(Event::Serving(epoch(5, 0)))));
         let mut r = rec(task(1), epoch(5, 0), 2);
         r.queued.epoch = queued;
-        r.live =
-            vec![Live { attempt: Attempt { k: 2, epoch: epoch(5, 0) }, worker: peer(0), wboot: 1, placed_at: 0, ext: Default::default() }];
+        r.live = vec![Live {
+            attempt: Attempt { k: 2, epoch: epoch(5, 0) },
+            worker: peer(0),
+            wboot: 1,
+            placed_at: 0,
+            agent: false,
+            ext: Default::default(),
+        }];
         log.push((0, batch(2, vec![r])));
         judge(Held::default(), log).is_some()
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use clawmesh_protocol::{
     codec::{self, Ext},
+    config::PROTO_PROMPTS,
     face::{Answer, Command, NewTask, Query, Refusal, Reply, TaskView},
     ids::{Hash, Peer, TaskId},
     io::Input,
@@ -188,8 +189,14 @@ impl World {
         if self.plan.plain {
             (t.timeout_ms, t.queue_timeout_ms, t.total_timeout_ms, t.on_lost) = (None, None, None, None);
         }
-        let node = d.below(self.nodes.len());
+        if self.plan.proto >= PROTO_PROMPTS && self.chance.agents.percent(15) {
+            // Drawn by itself, so that the other tasks are what they are without agents.
+            t.prompt = t.argv.take().map(|w| w.join(" ")).or(t.input.take());
+            t.skill = t.skill.filter(|s| SKILLS.contains(&s.as_str()));
+            self.count("prompts asked");
+        }
         let d = &mut self.chance.load;
+        let node = d.below(self.nodes.len());
         t.pin = d.percent(10).then(|| self.nodes[node].cfg.peer);
         t.at_most_once = t.pin.is_some() && d.percent(50);
         if self.plan.voters_every_ms.is_some() && self.chance.voters.percent(10) {

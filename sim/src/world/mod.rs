@@ -91,6 +91,7 @@ struct Chance {
     work: Dice,
     core: Dice,
     voters: Dice,
+    agents: Dice,
 }
 
 /// What a run found.
@@ -186,6 +187,7 @@ impl World {
             work: Dice::split(seed, "work"),
             core: Dice::split(seed, "core"),
             voters: Dice::split(seed, "voters"),
+            agents: Dice::split(seed, "agents"),
         };
         let nodes: Vec<node::Node> = (0..plan.nodes).map(|n| node::Node::new(n, &plan, &mut chance.core)).collect();
         let peers: Vec<Peer> = nodes.iter().map(|n| n.cfg.peer).collect();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use clawmesh_protocol::{
-    config::{BACKOFF_MAX_MS, Config, WAKE_MAX_MS},
+    config::{BACKOFF_MAX_MS, Config, PROTO_PROMPTS, WAKE_MAX_MS},
     face::{Facts, Reply},
     gate::Gate,
     ids::{Attempt, Hash, Peer, TaskId},
@@ -122,6 +122,7 @@ impl Node {
             prio: if dice.percent(50) { 100 } else { dice.range(1, 5) as u32 * 50 },
             can_lead: n == 0 || !dice.percent(8),
             slots: dice.range(1, 6) as u32,
+            agent_slots: u32::from(plan.proto >= PROTO_PROMPTS),
             commands: n == 0 || !dice.percent(10),
             labels: if dice.percent(30) { vec!["gpu".into()] } else { Vec::new() },
             lost_after_ms: plan.lost_after_ms,
@@ -185,6 +186,7 @@ impl Node {
             Kind::Command => self.cfg.commands,
             Kind::Skill => self.skills.skills.iter().any(|s| s.name == need.skill),
             Kind::Builtin => true,
+            Kind::Prompt => self.cfg.agent_slots > 0 && (need.skill.is_empty() || self.skills.skills.iter().any(|s| s.name == need.skill)),
         };
         kind && need.pin.is_none_or(|p| p == self.cfg.peer) && need.labels.iter().all(|l| self.cfg.labels.contains(l))
     }
@@ -248,6 +250,9 @@ impl World {
         self.pass(node, out);
         let skills = self.nodes[node].skills.clone();
         self.give(node, Input::Skills(skills));
+        if self.nodes[node].cfg.agent_slots > 0 {
+            self.give(node, Input::Agent("sim".into()));
+        }
         let facts =
             Facts { host: self.nodes[node].cfg.name.clone(), cpus: 8, memory_mib: 16_000, memory_free_mib: 8_000, ..Facts::default() };
         self.give(node, Input::Facts(facts));
@@ -589,6 +594,7 @@ impl World {
             Input::Exited(..) => "exited",
             Input::Facts(_) => "facts",
             Input::Skills(_) => "skills",
+            Input::Agent(_) => "agent",
             Input::Addresses(_) => "addresses",
         };
         let head = [self.now, node as u64, self.steps];
