@@ -25,6 +25,7 @@ use crate::{
     rule::Rule,
     skill::Catalogue,
     spec::{Data, Kind, Need, OnLost, Spec, Strategy},
+    view::Member,
     writes::Effect,
 };
 
@@ -537,8 +538,12 @@ impl Mesh {
             |p: Peer| last.is_some_and(|l| l.worker == p && matches!(l.end, End::Failed | End::Timeout | End::Crashed | End::Returned));
         let skill = &rec.need.skill;
         let offers = |c: &Catalogue| !skill.is_empty() && c.skills.iter().any(|s| s.name == *skill);
+        let may =
+            |p: &Peer, labels: &[String]| rec.need.pin.is_none_or(|pin| pin == *p) && rec.need.labels.iter().all(|l| labels.contains(l));
+        let runs = |p: &Peer, m: &Member| m.usable() && m.runnable.contains(skill) && m.advert.as_ref().is_some_and(|a| may(p, &a.labels));
         let runs_somewhere = rec.need.kind == Kind::Skill
-            && (self.worker.runnable.contains(skill) || self.view.members.values().any(|m| m.usable() && m.runnable.contains(skill)));
+            && ((self.worker.runnable.contains(skill) && may(&self.me, &self.cfg.labels))
+                || self.view.members.iter().any(|(p, m)| runs(p, m)));
         let (load, agent_load) = c.sched.load(&self.me);
         let mine = Candidate {
             peer: self.me,

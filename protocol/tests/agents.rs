@@ -125,6 +125,8 @@ fn a_skill_without_a_command_is_followed_by_an_agent_unless_another_node_runs_it
     submit(&mut w, peer(2), pdf());
     let (at, job) = w.jobs.last().unwrap().clone();
     assert_eq!((at, job.agent), (peer(3), false), "no agent is needed any more");
+    let pinned = submit(&mut w, peer(2), task(&NewTask { pin: Some(peer(1)), skill: Some("pdf".into()), ..NewTask::default() }));
+    assert!(why(&explain(&mut w, &pinned), 1).contains("agent slots are taken"), "another node's command is none for it");
     let named = submit(&mut w, peer(2), prompt("use it", Some("pdf")));
     assert!(why(&explain(&mut w, &named), 1).contains("agent slots are taken"));
     assert!(why(&explain(&mut w, &named), 3).contains("has no agent"));

@@ -114,6 +114,46 @@ fn task_flags_become_the_task() {
 }
 
 #[test]
+fn a_prompt_is_one_text_with_the_flags_of_any_task() {
+    let asked = |line: &str| match parse(line).command {
+        Command::Ask(args) => args.into_submission().unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let Submission { task: t, node } = asked("clawmesh ask hello --skill pdf --json --retries 1 --node beta --wait");
+    assert_eq!((t.prompt.as_deref(), t.skill.as_deref(), t.input, t.argv), (Some("hello"), Some("pdf"), None, None));
+    assert_eq!((t.retries, node.as_deref()), (1, Some("beta")));
+    assert_eq!(asked("clawmesh ask -- --odd").task.prompt.as_deref(), Some("--odd"));
+    assert!(wrong("clawmesh ask").contains("<TEXT>"));
+    assert!(wrong("clawmesh ask two words").contains("unexpected"));
+    assert!(wrong("clawmesh ask x --wait --detach").contains("cannot be used with"));
+    assert!(wrong("clawmesh ask x --id-only --wait-timeout 5s").contains("cannot be used with"));
+}
+
+#[test]
+fn agents_are_offered_with_commands_or_when_that_is_said() {
+    let agent = |line: &str| up(line).unwrap().agent;
+    for (line, offered, slots) in [
+        ("clawmesh up", true, 1),
+        ("clawmesh up --no-agents", false, 1),
+        ("clawmesh up --no-commands", false, 1),
+        ("clawmesh up --no-commands --agents --agent-slots 3", true, 3),
+        ("clawmesh up --slots 0", true, 0),
+        ("clawmesh up --slots 0 --agent-slots 2", true, 2),
+    ] {
+        let a = agent(line);
+        assert_eq!((a.offered, a.slots), (offered, slots), "{line}");
+    }
+    let other = agent("clawmesh up --agent-arg claude --agent-arg -p --agent-env KEY --agent-env OTHER");
+    assert_eq!((other.argv, other.env), (vec!["claude".to_owned(), "-p".to_owned()], vec!["KEY".to_owned(), "OTHER".to_owned()]));
+    assert_eq!(agent("clawmesh up --agent-path my-claw").path, Some(PathBuf::from("my-claw")), "a bare name is looked for on PATH");
+    assert!(agent("clawmesh up --agent-path bin/claw").path.unwrap().is_absolute());
+    assert!(wrong("clawmesh up --agent-path x --agent-arg y").contains("cannot be used with"));
+    assert!(wrong("clawmesh up --agent-env A=b").contains("name of a variable only"));
+    assert!(wrong("clawmesh up --agent-slots 1001").contains("1000"));
+    assert!(up("clawmesh up --openclaw-config /no/such/file").unwrap_err().what.contains("is not a file"));
+}
+
+#[test]
 fn wrong_values_are_refused_with_the_right_ones() {
     assert!(wrong("clawmesh run --priority urgent -- ls").contains("critical, high, normal, low"));
     assert!(wrong("clawmesh run --strategy fast -- ls").contains("least_tasks"));

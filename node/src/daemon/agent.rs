@@ -109,6 +109,13 @@ impl Agents {
         }
     }
 
+    /// The program that somebody has named and that is not here; none when all is well, or nothing was named.
+    pub(crate) fn missing(&self) -> Option<&Path> {
+        let setup = self.0.as_ref()?;
+        let named = !setup.openclaw || setup.program != Path::new(OPENCLAW);
+        (named && self.program().is_none()).then_some(&setup.program)
+    }
+
     /// A run of it.  `limit`: what the task asked for.  `skill`: name and folder.  Returns the run and the time after which the
     /// attempt is ended by force.
     ///
@@ -136,10 +143,14 @@ impl Agents {
     }
 }
 
-/// npm puts the interpreter that a program needs beside it, and so do managers of Node versions: that place comes first.
+/// npm puts the interpreter that a program needs beside it, and so do managers of Node versions: where that place is not on
+/// PATH, it comes first.
 fn path_with(program: &Path) -> Option<(OsString, OsString)> {
     let beside = program.parent()?.to_owned();
     let rest = env::var_os("PATH").unwrap_or_default();
+    if env::split_paths(&rest).any(|p| p == beside) {
+        return None;
+    }
     let all = std::iter::once(beside).chain(env::split_paths(&rest));
     Some(("PATH".into(), env::join_paths(all).ok()?))
 }
@@ -204,6 +215,10 @@ mod tests {
         assert_eq!(odd, b"Read skills/My-Skill/SKILL.md before you act, and follow it.\n\nx");
     }
 
+    fn sh_missing() -> bool {
+        Agents::new(&args(&["sh"]), None).unwrap().missing().is_some()
+    }
+
     #[test]
     fn flags_come_before_the_home_and_what_is_refused_is_not_there() {
         let own = OwnAgent { argv: vec!["cat".into()], env: vec!["HOME".into()] };
@@ -215,6 +230,7 @@ mod tests {
         assert!(refused.run(Vec::new(), None, None).unwrap_err().contains("refuses agents"));
         let gone = Agents::new(&args(&["no-such-agent-here"]), None).unwrap();
         assert_eq!(gone.present(), "");
+        assert_eq!((gone.missing(), sh_missing()), (Some(Path::new("no-such-agent-here")), false));
         assert!(gone.run(Vec::new(), None, None).unwrap_err().contains("no longer on this node's PATH"));
         assert!(Agents::new(&args(&[""]), None).is_err());
         assert!(Agents::new(&args(&["x"; 65]), None).is_err());

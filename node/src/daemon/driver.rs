@@ -375,7 +375,7 @@ impl Driver {
         tokio::spawn(async move {
             let started = match run::prepare(&job, &store, &shelf, &agents, dir).await {
                 Ok(j) => exec.start(j).map_err(|e| run::not_started(&e.to_string())),
-                Err(e) => Err(e.into_exit()),
+                Err(e) => Err(e.into_exit(job.need.at_most_once)),
             };
             if let Err(exit) = started {
                 let _ = inputs.send(Input::Exited(job.id, job.attempt, exit)).await;

@@ -333,6 +333,9 @@ async fn node(args: UpArgs, output: Output) -> Result<(), Failure> {
     mesh.handle(clock::now(), Input::Facts(run::facts(&facts)), &mut first);
     let shelf: run::Shelf = Arc::default();
     let present = agents.present();
+    if let Some(program) = agents.missing() {
+        tracing::warn!(program = %program.display(), "the agent is not here, or is not executable: prompts go to other nodes until it is");
+    }
     mesh.handle(clock::now(), Input::Agent(present.clone()), &mut first);
     let library = open_library(&home_dir, &args.skills, &shelf).await;
     mesh.handle(clock::now(), Input::Skills(run::catalogue(&shelf.read().unwrap_or_else(PoisonError::into_inner))), &mut first);

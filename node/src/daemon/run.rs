@@ -42,10 +42,12 @@ impl From<String> for NotReady {
 }
 
 impl NotReady {
-    /// What the core is told.
-    pub(crate) fn into_exit(self) -> io::Exit {
+    /// What the core is told.  `once`: the task must not run twice; its one attempt is over, and that it never began is all
+    /// there is to say.
+    pub(crate) fn into_exit(self, once: bool) -> io::Exit {
         match self {
             Self::Wrong(why) => not_started(&why),
+            Self::Gone(why) if once => not_started(&why),
             Self::Gone(why) => io::Exit { end: End::Returned, code: None, ..not_started(&why) },
         }
     }
