@@ -34,7 +34,7 @@ fn catalogue(skills: &[(&str, bool)]) -> Catalogue {
         category: String::new(),
         tags: vec![],
         runnable: *runnable,
-        ext: Default::default(),
+        ..SkillInfo::default()
     };
     Catalogue { skills: skills.iter().map(one).collect(), ..Catalogue::empty() }
 }
