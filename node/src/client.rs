@@ -234,6 +234,13 @@ impl Client {
         }
         self.answer(self.request(Method::POST, "/api/v1/tasks").json(&body)).await
     }
+    /// Submits one task given as the API's JSON, whatever fields it has; answers when it is acknowledged.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; after `Broken` the task may be in the mesh all the same.
+    pub(crate) async fn submit_json(&self, task: &serde_json::Value) -> Result<Accepted, ClientError> {
+        self.answer(self.request(Method::POST, "/api/v1/tasks").json(task)).await
+    }
     /// Submits any number of tasks, in as few requests as the API allows; one entry per task in order.
     ///
     /// # Errors

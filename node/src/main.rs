@@ -8,6 +8,7 @@ mod daemon;
 mod demo;
 mod exec;
 mod facts;
+mod mcp;
 mod net;
 mod nursery;
 mod output;

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Rooms: `binary` finds the program, `node` is one process, `mesh` several of them, `cli` a command and what it said,
-//! `tasks` what is asked again and again about tasks, `http` the API as another program sees it, `wait` patience,
+//! `tasks` what is asked again and again about tasks, `http` the API as another program sees it, `mcp` a client of its tools, `wait` patience,
 //! `files` what tasks leave behind, `processes` signals and strays, `netns` machines made of network namespaces, `proxy` slow
 //! lines between them, `disk` small disks and power cuts, `trial` a mesh under load while faults strike, `history` what
 //! happened then and the judgement on it.
@@ -25,6 +25,7 @@ mod files;
 #[cfg(target_os = "linux")]
 mod history;
 mod http;
+mod mcp;
 mod mesh;
 #[cfg(target_os = "linux")]
 mod netns;
@@ -43,6 +44,7 @@ pub use cli::{Cli, Running, Said};
 pub use disk::{Mounted, PowerCutDisk, SmallDisk};
 pub use files::{Gate, Log};
 pub use http::{HttpAnswer, get_json, raw_exchange};
+pub use mcp::Mcp;
 pub use mesh::{Mesh, MeshBuilder};
 #[cfg(target_os = "linux")]
 pub use netns::{Lan, enter};

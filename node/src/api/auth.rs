@@ -64,7 +64,7 @@ impl Token {
         &self.0
     }
     /// True when the request carries this token; takes the same time wherever the first difference is.
-    pub(super) fn admits(&self, headers: &HeaderMap) -> bool {
+    pub(crate) fn admits(&self, headers: &HeaderMap) -> bool {
         let given = headers.get(header::AUTHORIZATION).map(|v| v.as_bytes()).unwrap_or_default();
         let Some((scheme, given)) = given.split_at_checked(7) else {
             return false;
@@ -75,7 +75,7 @@ impl Token {
 
 /// True when the request names this machine's loopback.  A page of a web site that made its name point to 127.0.0.1
 /// (DNS rebinding) sends its own name here.
-pub(super) fn local_host(uri: &Uri, headers: &HeaderMap) -> bool {
+pub(crate) fn local_host(uri: &Uri, headers: &HeaderMap) -> bool {
     let header = headers.get(header::HOST).and_then(|h| h.to_str().ok()).and_then(|h| h.parse::<Authority>().ok());
     let names_us =
         |a: &Authority| !a.as_str().contains('@') && matches!(a.host().to_ascii_lowercase().as_str(), "127.0.0.1" | "localhost" | "[::1]");

@@ -42,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::routes::App;
 pub(crate) use self::{
-    auth::{Token, announced},
+    auth::{Token, announced, local_host},
     backend::{Backend, Gone, LogStream, NodeInfo},
     metrics::ApiMetrics,
     problem::nearest,

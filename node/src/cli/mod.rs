@@ -105,6 +105,8 @@ enum Command {
     Demo(DemoArgs),
     /// Measure throughput and latency of a running mesh, or of one of three nodes started for it.
     Bench(BenchArgs),
+    /// Offer the mesh to an agent as tools of the Model Context Protocol, on stdin and stdout or by HTTP.
+    Mcp(crate::mcp::McpArgs),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -240,6 +242,7 @@ async fn asynchronous(command: Command, cx: &Context) -> Result<(), Failure> {
         Command::Config { what } => config::config(cx, what).await,
         Command::Metrics => node::metrics(cx).await,
         Command::Demo(args) => crate::demo::run(args, cx.output.clone()).await,
+        Command::Mcp(args) => crate::mcp::run(args, &cx.home, &cx.output).await,
         Command::Bench(args) => crate::bench::run(args, &cx.home, cx.output.clone()).await,
         Command::Up(_) | Command::Completions { .. } | Command::Version => Ok(()),
     }
