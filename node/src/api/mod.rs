@@ -4,6 +4,7 @@
 //! be the one in the node's home, and there is a bound on the requests at once.  `/metrics` and `/healthz` need no token.
 //! The rest of the node is seen only through [`Backend`].
 
+mod a2a;
 mod auth;
 mod backend;
 #[cfg(test)]

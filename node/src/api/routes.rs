@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    a2a,
     auth::{self, Token},
     backend::Backend,
     metrics::{ApiMetrics, Refused},
@@ -191,6 +192,9 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/quorum", get(quorum).post(change_quorum));
     Router::new()
         .nest("/api/v1", tasks.merge(node))
+        .route("/.well-known/agent-card.json", get(a2a::card))
+        .route("/.well-known/agent.json", get(a2a::card))
+        .route("/a2a/v1", post(a2a::rpc))
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .fallback(nothing_here)
@@ -211,7 +215,7 @@ async fn door(State(app): State<Arc<App>>, request: Request, next: Next) -> Resp
         )
         .into_response();
     }
-    let open = matches!(request.uri().path(), "/metrics" | "/healthz");
+    let open = matches!(request.uri().path(), "/metrics" | "/healthz" | "/.well-known/agent-card.json" | "/.well-known/agent.json");
     if !open && !app.token.admits(request.headers()) {
         app.metrics.refuse(Refused::Token);
         let problem = Problem::new(
