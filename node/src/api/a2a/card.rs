@@ -17,8 +17,8 @@ const SKILLS_MAX: usize = 1_000;
 
 /// `GET /.well-known/agent-card.json`.
 pub(in crate::api) async fn card(State(app): State<Arc<App>>) -> Result<Json<Value>, Problem> {
-    let skills = match app.call(Command::Skills).await? {
-        Reply::Skills(skills) => skills,
+    let skills = match app.call(Command::Skills(Default::default())).await? {
+        Reply::Skills(_, skills) => skills,
         other => return Err(unexpected(&other)),
     };
     let info = app.backend().info();

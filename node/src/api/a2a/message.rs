@@ -35,8 +35,8 @@ pub(super) async fn task_of(app: &Arc<App>, params: &SendParams) -> Result<Value
     if message.role.as_deref().is_some_and(|r| !matches!(r, "ROLE_USER" | "user")) {
         return Err(Fault::invalid("a message to an agent has the role ROLE_USER"));
     }
-    let skills = match app.call(Command::Skills).await? {
-        Reply::Skills(skills) => skills,
+    let skills = match app.call(Command::Skills(Default::default())).await? {
+        Reply::Skills(_, skills) => skills,
         other => return Err(unexpected(&other).into()),
     };
     let mut task = work(params, &skills)?;

@@ -13,6 +13,7 @@ fn skills() -> Vec<SkillView> {
         tags: Vec::new(),
         runnable,
         nodes: Vec::new(),
+        ..SkillView::default()
     };
     vec![skill("word-count", true), skill("review", false)]
 }
