@@ -1,6 +1,7 @@
 //! A client of `clawmesh mcp`: plain JSON-RPC, a line a message, as any other program would speak it.
 
 use std::{
+    collections::BTreeMap,
     io::{BufRead, BufReader, Write},
     path::Path,
     process::{Child, ChildStdin, ExitStatus, Stdio},
@@ -25,6 +26,8 @@ pub struct Mcp {
     asked: u64,
     /// Sent as `_meta` with every request: how clients of 2026-07-28 introduce themselves.
     meta: Option<Value>,
+    /// Answers that came before they were asked for here.
+    early: BTreeMap<u64, Value>,
     /// What came unasked.
     pub notices: Vec<Value>,
 }
@@ -42,7 +45,7 @@ impl Mcp {
         let (to, lines) = channel();
         let stdout = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
         thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| to.send(line)));
-        Self { stdin: child.stdin.take(), child, lines, asked: 0, meta: None, notices: Vec::new() }
+        Self { stdin: child.stdin.take(), child, lines, asked: 0, meta: None, early: BTreeMap::new(), notices: Vec::new() }
     }
     /// Starts it and makes the acquaintance by `initialize`; returns the answer, too.
     ///
@@ -112,13 +115,16 @@ impl Mcp {
     #[track_caller]
     pub fn answer(&mut self, id: u64) -> Value {
         loop {
-            let message = self.message();
-            if message["id"] == id {
+            if let Some(message) = self.early.remove(&id) {
                 return message;
             }
-            // What nobody could be asked for has no number.
-            assert!(message["method"].is_string() || message["id"].is_null(), "an answer to nothing: {message}");
-            self.notices.push(message);
+            let message = self.message();
+            match message["id"].as_u64() {
+                // Who is quick is answered first.
+                Some(of) => drop(self.early.insert(of, message)),
+                // What nobody could be asked for has no number.
+                None => self.notices.push(message),
+            }
         }
     }
     /// A request and its answer.

@@ -230,6 +230,83 @@ fn without_a_node_the_tools_say_what_to_type() {
 }
 
 #[test]
+fn a_takeover_in_the_middle_costs_an_agent_no_task() {
+    let mesh = Mesh::start(3);
+    let (mut mcp, _) = Mcp::hello(mesh[2].home(), LATEST);
+    let task = |n: usize| json!({ "command": ["echo", format!("task {n}")], "key": format!("n{n}"), "wait_seconds": 45 });
+    mcp.good("submit", task(0));
+    let coordinator = mesh.coordinator().name().to_owned();
+    let waiting: Vec<u64> = (1..9)
+        .map(|n| {
+            if n == 4 {
+                mesh.by_id(&coordinator).kill();
+            }
+            mcp.begin("tools/call", json!({ "name": "submit", "arguments": task(n) }))
+        })
+        .collect();
+    for (n, id) in waiting.into_iter().enumerate().map(|(i, id)| (i + 1, id)) {
+        let mut answer = mcp.answer(id)["result"].clone();
+        if answer["isError"] == true {
+            // What an agent is told to do then.
+            assert!(answer["content"][0]["text"].as_str().is_some_and(|t| t.contains(&format!("with key 'n{n}'"))), "{answer}");
+            answer = mcp.call("submit", task(n));
+        }
+        let id = answer["structuredContent"]["task"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned();
+        // A task that was given to the dead node is run again when that counts as lost, a minute later.
+        if answer["structuredContent"]["ended"] == true {
+            assert_eq!(answer["structuredContent"]["stdout"]["text"], format!("task {n}\n"), "{answer}");
+        } else {
+            drop(mcp.good("status", json!({ "task": id })));
+        }
+    }
+    let all = mesh[2].tasks("").expect("a list");
+    assert_eq!(all.len(), 9, "each key made one task: {all:?}");
+}
+
+#[test]
+fn a_node_that_does_not_answer_holds_no_call_up() {
+    let mesh = Mesh::start(1);
+    let (mut mcp, _) = Mcp::hello(mesh[0].home(), LATEST);
+    let id = mcp.good("submit", json!({ "skill": "sleep", "input": 3600 }))["task"].clone();
+    mesh[0].pause();
+    let begin = Instant::now();
+    let calls = [
+        ("status", json!({})),
+        ("result", json!({ "task": id })),
+        ("list_skills", json!({})),
+        ("wait", json!({ "task": id })),
+        ("submit", json!({ "command": ["true"], "key": "again" })),
+    ];
+    let asked: Vec<u64> =
+        calls.iter().map(|(tool, arguments)| mcp.begin("tools/call", json!({ "name": tool, "arguments": arguments }))).collect();
+    let answers: Vec<Value> = asked.into_iter().map(|id| mcp.answer(id)["result"].clone()).collect();
+    assert!(begin.elapsed() < Duration::from_secs(50), "{:?}", begin.elapsed());
+    mesh[0].resume();
+    for ((tool, _), answer) in calls.iter().zip(&answers) {
+        let text = answer["content"][0]["text"].as_str().expect("a text");
+        let next = match *tool {
+            "wait" => "call wait again",
+            "submit" => "with key 'again'",
+            _ => "call 'status'",
+        };
+        assert!(text.contains(next), "{tool}: {text}");
+    }
+}
+
+#[test]
+fn calls_at_once_are_bounded() {
+    let mesh = Mesh::start(1);
+    let (mut mcp, _) = Mcp::hello(mesh[0].home(), LATEST);
+    let id = mcp.good("submit", json!({ "skill": "sleep", "input": 3600 }))["task"].clone();
+    let wait = json!({ "name": "wait", "arguments": { "task": id, "wait_seconds": 3 } });
+    let asked: Vec<u64> = (0..80).map(|_| mcp.begin("tools/call", wait.clone())).collect();
+    let answers: Vec<Value> = asked.into_iter().map(|id| mcp.answer(id)["result"].clone()).collect();
+    let busy = answers.iter().filter(|a| a["_meta"]["dev.clawmesh/error"]["code"] == "busy").count();
+    assert!((1..=16).contains(&busy), "{busy} of 80 were told that too many calls are under way");
+    assert!(answers.iter().filter(|a| a["isError"] != true).all(|a| a["structuredContent"]["still_running"] == json!([id])));
+}
+
+#[test]
 fn huge_output_comes_in_parts() {
     let mesh = Mesh::of(2).start();
     let (mut mcp, _) = Mcp::hello(mesh[0].home(), LATEST);

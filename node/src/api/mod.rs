@@ -189,7 +189,8 @@ async fn accept(listener: TcpListener, app: Arc<App>, stop: CancellationToken) {
     open.shutdown().await;
 }
 
-fn connection(
+/// One connection with the API's bounds: a head that does not come in time ends it.
+pub(crate) fn connection(
     stream: TcpStream,
     router: axum::Router,
 ) -> hyper::server::conn::http1::Connection<TokioIo<TcpStream>, TowerToHyperService<axum::Router>> {

@@ -60,7 +60,7 @@ impl Complaint {
     pub(super) fn late() -> Self {
         Self {
             code: "timeout".into(),
-            what: format!("the mesh did not answer within {} s", CALL_MAX.as_secs()),
+            what: "the mesh did not answer in time: perhaps its node hangs, or nobody coordinates".into(),
             next: Some("call 'status', and then the same again".into()),
             candidates: Vec::new(),
         }

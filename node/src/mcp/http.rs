@@ -1,7 +1,7 @@
 //! Streamable HTTP on this machine: the same door as the API's (`Host`, token, a bound), and no sessions, so that nothing is
 //! kept between requests.
 
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -11,16 +11,20 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService, session::never::NeverSessionManager};
-use tokio::sync::Semaphore;
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 
 use super::server::Server;
 use crate::{
-    api::{Token, local_host, types::Problem},
+    api::{Token, connection, local_host, types::Problem},
     output::{Failure, Output},
 };
 
+/// Open connections at once; the next one waits in the system's queue.
+const CONNECTIONS_MAX: usize = 256;
 /// Requests at once; above it, `busy`.
 const REQUESTS_MAX: usize = 128;
+/// Pause after a failed `accept` (out of file descriptors), so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Largest body of a request, bytes: as the API has it, and a little for the envelope.
 const BODY_MAX: usize = 17 << 20;
 
@@ -47,7 +51,7 @@ pub(super) async fn serve(addr: SocketAddr, home: &Path, server: Server, output:
         }
     };
     let taken = |e: std::io::Error| Failure::refused(format!("cannot listen on {addr}: {e}")).next("clawmesh mcp --http 127.0.0.1:0");
-    let listener = tokio::net::TcpListener::bind(addr).await.map_err(taken)?;
+    let listener = TcpListener::bind(addr).await.map_err(taken)?;
     let addr = listener.local_addr().map_err(taken)?;
 
     let stop = tokio_util::sync::CancellationToken::new();
@@ -65,11 +69,37 @@ pub(super) async fn serve(addr: SocketAddr, home: &Path, server: Server, output:
     let url = format!("http://{addr}/mcp");
     output.value(&serde_json::json!({ "url": url }), |o| o.line(&url))?;
     output.hint(&format!("curl -H \"Authorization: Bearer $(cat {}/api.token)\" …", home.display()));
-    let ended = async move {
-        ended().await;
-        stop.cancel();
-    };
-    axum::serve(listener, router).with_graceful_shutdown(ended).await.map_err(|e| Failure::refused(format!("the server ended: {e}")))
+    tokio::select! {
+        () = accept(listener, router) => {}
+        () = ended() => stop.cancel(),
+    }
+    Ok(())
+}
+
+/// Takes connections for ever.  Dropped, it ends those that are open: whoever waits can ask again, and tasks go on.
+async fn accept(listener: TcpListener, router: Router) {
+    let limit = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut open = JoinSet::new();
+    // The semaphore is never closed.
+    while let Ok(permit) = limit.clone().acquire_owned().await {
+        // Ended connections leave the set, so that it holds at most CONNECTIONS_MAX and those that just ended.
+        while open.try_join_next().is_some() {}
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let served = connection(stream, router.clone());
+                open.spawn(async move {
+                    if let Err(e) = served.await {
+                        tracing::debug!(error = %e, "a connection ended");
+                    }
+                    drop(permit);
+                });
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
 }
 
 /// Host, token, bound: in this order, so that a stranger learns nothing and costs nothing.

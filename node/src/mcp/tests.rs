@@ -65,6 +65,50 @@ fn a_part_is_shown_from_its_offset_and_never_splits_a_character() {
     assert!(Excerpt::of("ü".as_bytes(), 0, part(Some(0), 1)).next_offset.is_some_and(|n| n > 0));
 }
 
+proptest::proptest! {
+    /// Whoever reads on from `next_offset` reads everything once, whatever the bytes and however small the parts.
+    #[test]
+    fn parts_in_a_row_are_the_whole(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300), max in 1_usize..50) {
+        let (mut at, mut all) = (0, Vec::new());
+        loop {
+            let piece = Excerpt::of(&bytes, 0, Part { offset: Some(at), max, base64: true });
+            all.extend(data_encoding::BASE64.decode(piece.text.as_bytes()).unwrap());
+            match piece.next_offset {
+                Some(next) => {
+                    proptest::prop_assert!(next > at && next <= at + max);
+                    at = next;
+                }
+                None => break,
+            }
+        }
+        proptest::prop_assert_eq!(all, bytes);
+    }
+
+    /// No part of a text has a character cut in two, when the parts are at least as long as a character.
+    #[test]
+    fn parts_of_a_text_are_texts(text in ".{0,80}", max in 4_usize..20) {
+        let (mut at, mut all) = (Some(0), String::new());
+        while let Some(offset) = at {
+            let piece = Excerpt::of(text.as_bytes(), 0, part(Some(offset), max));
+            all.push_str(&piece.text);
+            at = piece.next_offset;
+        }
+        proptest::prop_assert_eq!(&all, &text);
+        let ends = Excerpt::of(text.as_bytes(), 0, part(None, max));
+        proptest::prop_assert!(!ends.text.contains('\u{fffd}') || text.contains('\u{fffd}'), "{}", ends.text);
+    }
+}
+
+#[test]
+fn an_address_of_the_network_is_refused() {
+    for good in ["8887", "127.0.0.1:0", "[::1]:5"] {
+        assert!(super::loopback(good).is_ok(), "{good}");
+    }
+    for bad in ["0.0.0.0:1", "192.168.1.1:80", "[::]:1", "localhost", "70000", ""] {
+        assert!(super::loopback(bad).is_err(), "{bad}");
+    }
+}
+
 #[test]
 fn bytes_that_are_no_text_are_said_to_be_none() {
     let shown = Excerpt::of(b"\xff\xfe", 0, part(None, 9));
