@@ -2,7 +2,7 @@
 //!
 //! A client of the running node like the command line: it holds nothing itself, so it may be started and killed at any
 //! time, and several at once.  The only room that knows the crate `rmcp`, which serves the protocol versions 2024-11-05 to
-//! 2026-07-28; `args` is what the tools take, `views` what they answer, `calls` what they do, `tools` how they are
+//! 2026-07-28; `args` is what the tools take, `views` what they answer and `text` the same in words, `calls` what they do, `tools` how they are
 //! described, `server` and `http` how they are reached, `tasks` the extension by which a client polls a call as a task.
 //!
 //! Every call is answered within [`CALL_MAX`], because OpenClaw's client gives up after 60 s: long work goes by its id.
@@ -15,6 +15,7 @@ mod server;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod text;
 mod tools;
 mod views;
 

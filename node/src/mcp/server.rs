@@ -19,8 +19,10 @@ use super::{
     args::{RunSkill, Submit},
     calls::{Complaint, Mesh},
     progress::Progress,
-    tasks, tools,
-    views::{TaskReport, Told},
+    tasks,
+    text::Told,
+    tools,
+    views::TaskReport,
 };
 
 /// Calls at once; above it, `busy`.
