@@ -1,5 +1,7 @@
 //! A client of the API of the node in a home: what the CLI, the demo and the bench speak.
 
+mod blobs;
+
 use std::{
     io,
     path::{Path, PathBuf},

@@ -6,6 +6,7 @@ use alloc::{collections::BTreeMap, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    files::FileRef,
     ids::{Hash, Peer, ShortId, TaskId},
     quorum::{Change, Mode},
     spec::{Data, Kind, OnLost, OnSplit, Priority, Spec, Strategy},
@@ -57,6 +58,10 @@ pub struct NewTask {
     pub memory_mib: Option<u64>,
     /// Who submits it, for people.
     pub user: Option<String>,
+    /// Blobs that lie as files in the working directory; a `len` that is left out is found by the node.
+    pub files: Vec<FileRef>,
+    /// Names or patterns (`*`, `?`, `**`) of files in the working directory that are kept as blobs.
+    pub outs: Vec<String>,
 }
 
 /// What a local program asks of its node.

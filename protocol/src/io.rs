@@ -85,6 +85,7 @@ pub fn captured(stdout: Vec<u8>, stderr: Vec<u8>, stdout_cut: u64, stderr_cut: u
         stdout_cut,
         stderr_cut,
         usage: None,
+        files: Vec::new(),
         ext: Default::default(),
     }
 }

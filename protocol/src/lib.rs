@@ -8,6 +8,7 @@ pub mod config;
 mod depends;
 mod election;
 pub mod face;
+pub mod files;
 pub mod gate;
 mod handover;
 mod health;

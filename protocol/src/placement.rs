@@ -165,19 +165,39 @@ pub fn fits(need: &Need, c: &Candidate<'_>) -> Result<(), No> {
     Ok(())
 }
 
-/// Lower is better.
+/// Inputs below this are fetched in no time: they steer nothing.  MiB.
+const BIG_MIB: u64 = 16;
+
+/// How much of the task's input files the node has, by the hints of the submit, MiB.
+pub fn held_mib(need: &Need, node: Peer) -> u64 {
+    need.holders.iter().find(|h| h.peer == node).map_or(0, |h| u64::from(h.mib))
+}
+
+/// How much it would have to fetch, MiB; 0 when nobody was named, because then it is the same for all.
+fn missing_mib(need: &Need, node: Peer) -> u64 {
+    let all = need.input_bytes >> 20;
+    if all < BIG_MIB || need.holders.is_empty() { 0 } else { all.saturating_sub(held_mib(need, node)) }
+}
+
+/// Lower is better.  Where a task's big inputs lie counts for `least_tasks` and `best_fit`; the other strategies are a wish for
+/// something else.
 pub fn score(strategy: Strategy, need: &Need, c: &Candidate<'_>, turn: u64) -> u64 {
     let lane = c.lane(need);
-    let load = u64::from(lane.load) * 1_000 / u64::from(lane.slots.max(1));
+    let missing = missing_mib(need, c.peer);
+    let slots = u64::from(lane.slots.max(1));
+    let load = u64::from(lane.load) * 1_000 / slots;
     match strategy {
         // Tasks per slot; of equals, the less busy machine, as far as its figures are fresh.
-        Strategy::LeastTasks => load * 1_000 + if c.facts_age_ms < 15_000 { u64::from(c.facts.cpu_percent.min(100)) } else { 50 },
+        // Inputs that it lacks count as up to nine tenths of a task per slot: an idle node still takes what would queue elsewhere.
+        Strategy::LeastTasks => {
+            load * 1_000 + (missing * 450).min(900_000) + if c.facts_age_ms < 15_000 { u64::from(c.facts.cpu_percent.min(100)) } else { 50 }
+        }
         Strategy::RoundRobin => turn,
-        // What stays free: slots first, then memory.
+        // What stays free: slots first, then memory. Inputs that it lacks count as up to two slots.
         Strategy::BestFit => {
             let free = u64::from(lane.room.saturating_sub(lane.load));
             let spare = c.facts.memory_free_mib.saturating_sub(need.memory_mib);
-            free * 10_000_000 + spare.min(9_999_999)
+            (missing * 10_000).min(20_000_000) + free * 10_000_000 + spare.min(9_999_999)
         }
         Strategy::Random => turn,
         // Rendezvous hashing (Thaler and Ravishankar 1998): stable while nodes come and go.
@@ -208,4 +228,74 @@ pub fn choose<'a, 'b>(
         .filter(|c| fits(need, c).is_ok())
         .map(|c| (c, score(strategy, need, c, turn(&c.peer))))
         .min_by_key(|(c, s)| (c.avoid, *s, c.peer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        face::NewTask,
+        files::{Holder, hint},
+        spec::split,
+    };
+
+    fn node<'a>(n: u8, load: u32, facts: &'a Facts) -> Candidate<'a> {
+        Candidate {
+            peer: Peer([n; 32]),
+            name: "n",
+            online: true,
+            draining: false,
+            commands: true,
+            has_skill: false,
+            agent_skill: false,
+            labels: &[],
+            slots: 4,
+            room: 4,
+            load,
+            facts,
+            facts_age_ms: 60_000,
+            boot: 1,
+            avoid: false,
+        }
+    }
+    fn need(mib: u64, holders: &[(u8, u32)]) -> Need {
+        let mut need = split(&NewTask { argv: Some(alloc::vec!["x".into()]), ..NewTask::default() }).expect("a task").0;
+        hint(&mut need, holders.iter().map(|(n, mib)| Holder { peer: Peer([*n; 32]), mib: *mib }).collect(), mib << 20);
+        need
+    }
+    fn chosen(strategy: Strategy, need: &Need, nodes: &[Candidate<'_>]) -> u8 {
+        choose(strategy, need, nodes, |p| u64::from(p.0[0])).expect("one fits").0.peer.0[0]
+    }
+
+    #[test]
+    fn big_inputs_draw_the_task_to_who_has_them() {
+        let facts = Facts::default();
+        let nodes = [node(1, 0, &facts), node(2, 1, &facts), node(3, 0, &facts)];
+        for strategy in [Strategy::LeastTasks, Strategy::BestFit] {
+            assert_eq!(chosen(strategy, &need(4_000, &[(2, 4_000)]), &nodes), 2, "{strategy}");
+        }
+        // Who has most of it goes before who has some.
+        let even = [node(1, 1, &facts), node(2, 1, &facts), node(3, 1, &facts)];
+        assert_eq!(chosen(Strategy::LeastTasks, &need(4_000, &[(2, 1_000), (3, 3_000)]), &even), 3);
+    }
+
+    #[test]
+    fn small_inputs_or_none_named_steer_nothing() {
+        let facts = Facts::default();
+        let nodes = [node(1, 0, &facts), node(2, 1, &facts)];
+        assert_eq!(chosen(Strategy::LeastTasks, &need(15, &[(2, 15)]), &nodes), 1);
+        assert_eq!(chosen(Strategy::LeastTasks, &need(4_000, &[]), &nodes), 1);
+        assert_eq!(chosen(Strategy::RoundRobin, &need(4_000, &[(2, 4_000)]), &nodes), 1);
+    }
+
+    #[test]
+    fn a_holder_is_never_made_to_queue_while_another_is_idle() {
+        let facts = Facts::default();
+        let mut holder = node(2, 4, &facts);
+        let wanted = need(500_000, &[(2, 500_000)]);
+        assert_eq!(chosen(Strategy::LeastTasks, &wanted, &[node(1, 0, &facts), holder.clone()]), 1, "no slot is free there");
+        // Room ahead for short tasks is no free slot: a task more per slot is always worse than a fetch.
+        holder.room = 100;
+        assert_eq!(chosen(Strategy::LeastTasks, &wanted, &[node(1, 0, &facts), holder]), 1);
+    }
 }

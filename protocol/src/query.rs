@@ -444,7 +444,7 @@ impl Mesh {
                         Ok(()) if n.avoid => "could take it, but an attempt has failed there: another node goes first".into(),
                         Ok(()) => {
                             let lane = n.lane(&r.need);
-                            format!("could take it: {} of {} {} taken", lane.load, lane.slots, lane.name)
+                            format!("could take it: {} of {} {} taken{}", lane.load, lane.slots, lane.name, holds(&r.need, n.peer))
                         }
                         Err(no) => no.why,
                     },
@@ -532,5 +532,13 @@ impl Mesh {
             store_bad: self.store_bad,
             quorum: self.quorum_view(),
         }
+    }
+}
+
+/// What a node has of the task's inputs, as the end of a sentence.
+fn holds(need: &crate::spec::Need, node: Peer) -> String {
+    match crate::placement::held_mib(need, node) {
+        0 => String::new(),
+        mib => format!("; holds {} of its inputs", crate::files::mib_shown(mib)),
     }
 }

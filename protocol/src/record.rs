@@ -141,6 +141,8 @@ wire_struct! {
         3 => stdout_cut: u64,
         /// Bytes of stderr that the cap cut out.
         4 => stderr_cut: u64,
+        /// Files of the working directory that were kept, at most [`crate::files::KEPT_MAX`].
+        30 => files: Vec<crate::files::FileRef>,
         /// What the agent's run took, when an agent ran and said so.
         40 => usage: Option<Usage>,
     }
@@ -239,6 +241,8 @@ impl Rec {
             memory_mib: 0,
             user: String::new(),
             on_split: None,
+            holders: Vec::new(),
+            input_bytes: 0,
             ext: Ext::default(),
         };
         let mut rec = Self::new(id, Spec { need, payload: Data::EMPTY }, queued, wall_ms);

@@ -6,6 +6,7 @@ use alloc::{format, string::String, vec::Vec};
 use crate::{
     codec::{Blob, Dec, Enc, Ext, Malformed, Wire},
     face::NewTask,
+    files::{FILES_MAX, FileRef, Holder, OUTS_MAX, check_path, check_paths},
     ids::{Hash, Peer},
     wire_choice, wire_struct,
 };
@@ -152,6 +153,10 @@ wire_struct! {
         18 => user: String,
         /// What happens to it on the smaller side of a split (S7); none = wait.
         20 => on_split: Option<OnSplit>,
+        /// Who had how much of its input files when it was submitted: at most [`crate::files::HOLDERS_MAX`].
+        30 => holders: Vec<Holder>,
+        /// All of its input files together, bytes.
+        31 => input_bytes: u64,
     }
 }
 
@@ -164,6 +169,10 @@ wire_struct! {
         2 => env: Vec<(String, String)>,
         /// Input of a skill or builtin, or the text of a prompt.
         3 => input: Blob,
+        /// Files that lie in the working directory before the start, at most [`FILES_MAX`].
+        30 => files: Vec<FileRef>,
+        /// Names or patterns of files there that are kept as blobs after the end, at most [`OUTS_MAX`].
+        31 => outs: Vec<String>,
     }
 }
 
@@ -237,9 +246,14 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// Names need and payload by content: the same id with another hash is an error (O1).
+    /// Names need and payload by content: the same id with another hash is an error (O1). Who holds the inputs now is a hint and no
+    /// part of it: the same task submitted again is the same.
     pub fn hash(&self) -> Hash {
-        let mut bytes = crate::codec::encode(&self.need);
+        let mut bytes = if self.need.holders.is_empty() {
+            crate::codec::encode(&self.need)
+        } else {
+            crate::codec::encode(&Need { holders: Vec::new(), ..self.need.clone() })
+        };
         bytes.extend_from_slice(&self.payload.hash().0);
         Hash::of(&bytes)
     }
@@ -251,6 +265,7 @@ impl Spec {
 /// A sentence that names the field, its bound, and what to do.
 pub fn split(new: &NewTask) -> Result<(Need, Vec<u8>), String> {
     let kind = kind_of(new)?;
+    check_files(kind, &new.files, &new.outs)?;
     bounded("retries", u64::from(new.retries), u64::from(RETRIES_MAX))?;
     for (name, v) in [
         ("timeout", new.timeout_ms),
@@ -286,6 +301,8 @@ pub fn split(new: &NewTask) -> Result<(Need, Vec<u8>), String> {
         memory_mib: new.memory_mib.unwrap_or(0),
         user: new.user.clone().unwrap_or_default(),
         on_split: new.on_split,
+        holders: Vec::new(),
+        input_bytes: new.files.iter().fold(0, |sum, f| sum.saturating_add(f.len)),
         ext: Ext::default(),
     };
     if crate::codec::encode(&need).len() > NEED_MAX {
@@ -295,6 +312,8 @@ pub fn split(new: &NewTask) -> Result<(Need, Vec<u8>), String> {
         argv: new.argv.clone().unwrap_or_default(),
         env: new.env.clone(),
         input: Blob(new.prompt.as_ref().or(new.input.as_ref()).cloned().unwrap_or_default().into_bytes()),
+        files: new.files.clone(),
+        outs: new.outs.clone(),
         ext: Ext::default(),
     };
     let work = crate::codec::encode(&work);
@@ -329,6 +348,21 @@ fn kind_of(new: &NewTask) -> Result<Kind, String> {
         (Some(_), _, Some(_)) => Err("a task is either a command (argv) or a prompt, not both".into()),
         _ => Err("a task names either a command (argv) or a skill, not both and not neither".into()),
     }
+}
+
+fn check_files(kind: Kind, files: &[FileRef], outs: &[String]) -> Result<(), String> {
+    if kind == Kind::Builtin && !(files.is_empty() && outs.is_empty()) {
+        return Err("the builtins have no working directory: only commands and skills take --in and --out".into());
+    }
+    bounded("the number of input files", files.len() as u64, FILES_MAX as u64)?;
+    bounded("the number of output names", outs.len() as u64, OUTS_MAX as u64)?;
+    check_paths(files.iter().map(|f| f.name.as_str())).map_err(|why| format!("input files: {why}"))?;
+    for out in outs {
+        // The signs of a pattern are no part of a name.
+        let plain: String = out.chars().map(|c| if matches!(c, '*' | '?') { '_' } else { c }).collect();
+        check_path(&plain).map_err(|why| format!("the output name {out:?} {why}"))?;
+    }
+    Ok(())
 }
 
 fn bounded(name: &str, v: u64, max: u64) -> Result<(), String> {

@@ -56,6 +56,10 @@ pub(crate) trait Backend: Send + Sync + 'static {
     fn metrics(&self) -> String;
     /// What this node is.
     fn info(&self) -> NodeInfo;
+    /// Shared blobs and published skills; none in a node without a disk of its own, as in tests of the API.
+    fn sharing(&self) -> Option<&dyn super::Sharing> {
+        None
+    }
     /// Begins a clean shutdown and returns at once.
     fn stop(&self);
 }

@@ -7,6 +7,7 @@
 mod a2a;
 mod auth;
 mod backend;
+mod blobs;
 #[cfg(test)]
 pub(crate) mod fake;
 mod metrics;
@@ -45,6 +46,7 @@ use self::routes::App;
 pub(crate) use self::{
     auth::{Token, announced, local_host},
     backend::{Backend, Gone, LogStream, NodeInfo},
+    blobs::{BlobView, FetchLine, OfferView, Sharing},
     metrics::ApiMetrics,
     problem::nearest,
 };

@@ -24,6 +24,7 @@ use super::{
     a2a,
     auth::{self, Token},
     backend::Backend,
+    blobs,
     metrics::{ApiMetrics, Refused},
     problem::nearest,
     settings, skills, tasks,
@@ -190,8 +191,17 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/settings", get(settings::all))
         .route("/settings/{key}", put(settings::set).delete(settings::unset))
         .route("/quorum", get(quorum).post(change_quorum));
+    let shared = Router::new()
+        .route("/blobs", get(blobs::list).post(blobs::put))
+        .route("/blobs/{hash}", get(blobs::get).delete(blobs::remove))
+        .route("/blobs/{hash}/info", get(blobs::info))
+        .route("/blobs/{hash}/fetch", post(blobs::fetch))
+        .route("/blobs/{hash}/holders", get(blobs::holders))
+        .route("/blobs/{hash}/pin", put(blobs::pin).delete(blobs::unpin))
+        .route("/offers", get(blobs::offers).post(blobs::publish))
+        .route("/offers/{name}", delete(blobs::withdraw));
     Router::new()
-        .nest("/api/v1", tasks.merge(node))
+        .nest("/api/v1", tasks.merge(node).merge(shared))
         .route("/.well-known/agent-card.json", get(a2a::card))
         .route("/.well-known/agent.json", get(a2a::card))
         .route("/a2a/v1", post(a2a::rpc))
@@ -231,7 +241,9 @@ async fn door(State(app): State<Arc<App>>, request: Request, next: Next) -> Resp
         return Problem::busy(format!("this node serves {REQUESTS_MAX} requests at once: try again in a moment")).into_response();
     };
     let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
-    if declared.is_some_and(|n| n > BODY_MAX) {
+    // The content of a blob goes to the disk as it comes, and has a limit of its own.
+    let streams = request.uri().path() == "/api/v1/blobs";
+    if declared.is_some_and(|n| n > BODY_MAX) && !streams {
         app.metrics.refuse(Refused::TooLarge);
         return too_large().into_response();
     }

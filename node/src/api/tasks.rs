@@ -15,6 +15,7 @@ use clawmesh_protocol::{
         Answer, Command, DataView, ExplainView, NewTask, Query as Ask, Refusal, Reply, ResultView, SUBMIT_MAX, State as TaskState,
         Submitted, TaskView,
     },
+    files::hint,
     ids::{Peer, ShortId},
     record::Captured,
     spec::{Spec, split},
@@ -147,9 +148,14 @@ async fn submit_all(app: &App, tasks: Vec<NewTask>) -> Result<Vec<Result<Accepte
         .collect())
 }
 
-async fn prepare(app: &App, task: NewTask) -> Result<Spec, Problem> {
-    let (need, work) = split(&task).map_err(Problem::invalid)?;
+async fn prepare(app: &App, mut task: NewTask) -> Result<Spec, Problem> {
+    let holders = super::blobs::inputs(app, &mut task).await?;
+    let (mut need, work) = split(&task).map_err(Problem::invalid)?;
     drop(task);
+    if !holders.is_empty() {
+        let bytes = need.input_bytes;
+        hint(&mut need, holders, bytes);
+    }
     match app.backend().store_payload(work).await {
         Ok(payload) => Ok(Spec { need, payload }),
         Err(e) => Err(Refusal::Full { message: format!("the task's input could not be stored: {e}") }.into()),

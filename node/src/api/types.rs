@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use clawmesh_protocol::{
     face::{State, StatusView, TaskView},
+    files::FileRef,
     ids::{Peer, ShortId},
     quorum::Change,
     record::{Captured, Usage},
@@ -101,6 +102,9 @@ pub(crate) struct Captures {
     /// What an agent's run took, when an agent answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) usage: Option<AgentUsage>,
+    /// Files of the working directory that were kept as blobs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) files: Vec<FileRef>,
 }
 
 /// What an agent's run took, by its own word.
@@ -151,6 +155,7 @@ impl From<Captured> for Captures {
             stdout_cut: c.stdout_cut,
             stderr_cut: c.stderr_cut,
             usage: c.usage.map(Into::into),
+            files: c.files,
         }
     }
 }

@@ -2,10 +2,12 @@
 
 mod agent;
 mod ask;
+mod blobs;
 mod config;
 mod node;
 mod quorum;
 mod run;
+mod share;
 mod skills;
 mod spec;
 mod tasks;
@@ -75,6 +77,11 @@ enum Command {
     Skills {
         #[command(subcommand)]
         what: Option<skills::Skills>,
+    },
+    /// Share files of any size by the hash of their content.
+    Blobs {
+        #[command(subcommand)]
+        what: Option<blobs::Blobs>,
     },
     /// Print the ticket that lets another machine join.
     Invite,
@@ -233,6 +240,7 @@ async fn asynchronous(command: Command, cx: &Context) -> Result<(), Failure> {
         Command::Nodes { what } => node::nodes(cx, what).await,
         Command::Quorum { what } => quorum::quorum(cx, what).await,
         Command::Skills { what } => skills::skills(cx, what).await,
+        Command::Blobs { what } => blobs::blobs(cx, what).await,
         Command::Invite => node::invite(cx).await,
         Command::Run(args) => run::run(cx, *args).await,
         Command::Submit(args) => run::submit(cx, *args).await,

@@ -10,13 +10,14 @@ use backon::{ConstantBuilder, Retryable};
 use clap::Args;
 use clawmesh_protocol::{
     face::State,
-    ids::ShortId,
+    files::FileRef,
+    ids::{Hash, ShortId},
     spec::{BUILTINS, PAYLOAD_MAX},
 };
 use tokio::time::Instant;
 
 use super::{
-    Context,
+    Context, blobs,
     spec::{TaskFlags, limit},
 };
 use crate::{
@@ -96,9 +97,11 @@ impl RunArgs {
 /// Runs a command somewhere as if it ran here.
 pub(super) async fn run(cx: &Context, args: RunArgs) -> Result<(), Failure> {
     let (detach, id_only, wait_timeout) = (args.detach || args.id_only, args.id_only, args.wait_timeout);
-    let wanted = args.into_submission();
-    check(&wanted)?;
+    let ins = args.task.ins.clone();
+    let mut wanted = args.into_submission();
+    check(&wanted, &ins)?;
     let client = cx.client()?;
+    blobs::inputs(cx, &client, &ins, &mut wanted.task).await?;
     let accepted = match client.submit(&wanted).await {
         Ok(accepted) => accepted,
         Err(e) if detach => return Err(e.into()),
@@ -119,12 +122,14 @@ pub(super) async fn run(cx: &Context, args: RunArgs) -> Result<(), Failure> {
 
 /// Submits a skill or builtin.
 pub(super) async fn submit(cx: &Context, args: SubmitArgs) -> Result<(), Failure> {
+    let ins = args.task.ins.clone();
     let mut wanted = args.task.submission();
     let builtin = BUILTINS.contains(&args.skill.as_str());
     wanted.task.input = input(args.input, args.input_file.as_deref(), args.input_text, builtin)?;
     wanted.task.skill = Some(args.skill);
-    check(&wanted)?;
+    check(&wanted, &ins)?;
     let client = cx.client()?;
+    blobs::inputs(cx, &client, &ins, &mut wanted.task).await?;
     let accepted = client.submit(&wanted).await?;
     if !args.wait {
         return detached(cx, &accepted, args.id_only);
@@ -144,12 +149,14 @@ pub(super) async fn submit(cx: &Context, args: SubmitArgs) -> Result<(), Failure
 }
 
 /// The same check that the node makes, so that a wrong flag is an error of usage before anything is asked for.
-pub(super) fn check(wanted: &Submission) -> Result<(), Failure> {
+pub(super) fn check(wanted: &Submission, ins: &[(String, String)]) -> Result<(), Failure> {
     let mut task = wanted.task.clone();
     if wanted.node.is_some() {
         // Any node will do here: the API resolves the name.
         task.pin = Some(clawmesh_protocol::ids::Peer([0; 32]));
     }
+    // What their blobs are is found out later; their names can be wrong now.
+    task.files = ins.iter().map(|(name, _)| FileRef::new(name.clone(), Hash::default(), 0)).collect();
     clawmesh_protocol::spec::split(&task).map(drop).map_err(Failure::usage)
 }
 
@@ -326,6 +333,9 @@ pub(super) fn cut(cx: &Context, out: &Captures) {
         if n > 0 {
             cx.output.note(&format!("clawmesh: {n} bytes of {name} were above the cap and are not kept"));
         }
+    }
+    for line in blobs::lines(&out.files) {
+        cx.output.note(&format!("clawmesh: kept {line}"));
     }
 }
 

@@ -31,6 +31,19 @@ pub(super) enum Skills {
         #[arg(required = true)]
         names: Vec<String>,
     },
+    /// Offer a skill's folder to the mesh; nothing is installed anywhere by that.
+    Publish(super::share::Publish),
+    /// Install a skill that a member has published into this node's own folder of skills.
+    Install(super::share::Install),
+    /// Bring installed skills to what their publisher has now.
+    Update(super::share::Change),
+    /// Remove a skill that was installed from the mesh.
+    Remove(super::share::Remove),
+    /// Say where installed skills came from.
+    Origin {
+        /// The skill's name; without it, all.
+        name: Option<String>,
+    },
 }
 
 /// What is looked for.
@@ -55,6 +68,14 @@ pub(super) struct Find {
 
 /// The group.
 pub(super) async fn skills(cx: &Context, what: Option<Skills>) -> Result<(), Failure> {
+    let what = match what {
+        Some(Skills::Publish(args)) => return super::share::publish(cx, args).await,
+        Some(Skills::Install(args)) => return super::share::install(cx, args).await,
+        Some(Skills::Update(args)) => return super::share::update(cx, args).await,
+        Some(Skills::Remove(args)) => return super::share::remove(cx, &args),
+        Some(Skills::Origin { name }) => return super::share::origin(cx, name.as_deref()),
+        other => other,
+    };
     let client = cx.client()?;
     match what.unwrap_or(Skills::Ls) {
         Skills::Ls => {
@@ -70,6 +91,8 @@ pub(super) async fn skills(cx: &Context, what: Option<Skills>) -> Result<(), Fai
         Skills::Find(f) => find(cx, &client, f).await,
         Skills::Show { name } => show(cx, &client, &name).await,
         Skills::Resolve { names } => resolve(cx, &client, &names).await,
+        // They are done above: they need no answer of a running node, or not only.
+        Skills::Publish(_) | Skills::Install(_) | Skills::Update(_) | Skills::Remove(_) | Skills::Origin { .. } => Ok(()),
     }
 }
 

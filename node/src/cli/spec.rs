@@ -59,6 +59,13 @@ pub(super) struct TaskFlags {
     /// On the smaller side of a split: run it, wait for a while, or never run it there [default: wait].
     #[arg(long, value_name = "WHAT", value_parser = on_split())]
     on_split: Option<OnSplit>,
+    /// A file that lies as NAME in the task's working directory: a local FILE, or a blob by its HASH; may be given several times.
+    #[arg(long = "in", value_name = "NAME=FILE|HASH", value_parser = super::blobs::input)]
+    pub(super) ins: Vec<(String, String)>,
+    /// A file of the working directory that is kept as a blob after the end, or a pattern with '*', '**' and '?'; may be given several
+    /// times.
+    #[arg(long = "out", value_name = "NAME|GLOB")]
+    outs: Vec<String>,
     /// Cores it wants.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4_096))]
     cpus: Option<u32>,
@@ -87,6 +94,7 @@ impl TaskFlags {
             cpus: self.cpus,
             memory_mib: self.memory,
             user: user(),
+            outs: self.outs,
             ..NewTask::default()
         };
         Submission { task, node: self.node }

@@ -1,6 +1,9 @@
 //! `clawmesh tasks`.
 
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 use clawmesh_protocol::face::{LIST_MAX, State, TaskView};
@@ -8,12 +11,13 @@ use futures::{StreamExt, pin_mut};
 use tokio::time::Instant;
 
 use super::{
-    Context,
+    Context, blobs,
     run::{cut, timed_out, wait_all},
     spec::{limit, state},
 };
 use crate::{
-    client::Filter,
+    api::types::Outcome,
+    client::{Client, Filter},
     output::{EXIT_REFUSED, Failure, Mode},
 };
 
@@ -25,7 +29,13 @@ pub(super) enum Tasks {
     /// Show a task with all its attempts.
     Show(Id),
     /// Print what the task wrote on stdout, exactly.
-    Result(Id),
+    Result {
+        #[command(flatten)]
+        id: Id,
+        /// Write its output files into this directory as well.
+        #[arg(long, value_name = "DIR")]
+        save: Option<PathBuf>,
+    },
     /// Print what the task has written so far, on stdout and stderr as it did.
     Logs {
         #[command(flatten)]
@@ -85,10 +95,12 @@ pub(super) async fn tasks(cx: &Context, what: Option<Tasks>) -> Result<(), Failu
             cx.output.task(&task)?;
             if !task.state.ended() {
                 cx.output.hint(&format!("clawmesh tasks explain {}", task.id));
+            } else if cx.output.mode() == Mode::Human {
+                files(cx, &client, &id).await?;
             }
             Ok(())
         }
-        Tasks::Result(Id { id }) => result(cx, &id).await,
+        Tasks::Result { id: Id { id }, save } => result(cx, &id, save.as_deref()).await,
         Tasks::Logs { id: Id { id }, follow } => logs(cx, &id, follow).await,
         Tasks::Cancel { ids } => cancel(cx, ids).await,
         Tasks::Explain(Id { id }) => {
@@ -122,8 +134,24 @@ async fn list(cx: &Context, ls: Ls) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn result(cx: &Context, id: &str) -> Result<(), Failure> {
-    let outcome = cx.client()?.result(id).await?;
+/// The output files of a task that has ended, when they can be told now.
+async fn files(cx: &Context, client: &Client, id: &str) -> Result<(), Failure> {
+    // What the task wrote may be on a node that is away: the rest has been shown.
+    let Ok(Outcome { output: Some(out), .. }) = client.result(id).await else { return Ok(()) };
+    if out.files.is_empty() {
+        return Ok(());
+    }
+    cx.output.line("output files")?;
+    for line in blobs::lines(&out.files) {
+        cx.output.line(&format!("  {line}"))?;
+    }
+    cx.output.hint(&format!("clawmesh tasks result {id} --save DIR"));
+    Ok(())
+}
+
+async fn result(cx: &Context, id: &str, save: Option<&Path>) -> Result<(), Failure> {
+    let client = cx.client()?;
+    let outcome = client.result(id).await?;
     let state = outcome.task.state;
     if !state.ended() {
         return Err(Failure::new(EXIT_REFUSED, "not_ended", format!("{} is {}: it has no result yet", outcome.task.id, state.word()))
@@ -134,6 +162,10 @@ async fn result(cx: &Context, id: &str) -> Result<(), Failure> {
     } else if let Some(out) = &outcome.output {
         cx.output.raw(&out.stdout_bytes())?;
         cut(cx, out);
+    }
+    if let Some(dir) = save {
+        let files = outcome.output.as_ref().map(|o| o.files.as_slice()).unwrap_or_default();
+        blobs::save_all(cx, &client, files, dir).await?;
     }
     match state {
         State::Completed => Ok(()),

@@ -54,6 +54,15 @@ pub(super) struct Flags {
     /// A directory of skills, on top of the usual ones; may be given several times.
     #[arg(long, value_name = "DIR")]
     skills: Vec<PathBuf>,
+    /// Longest shared blob that this node takes.
+    #[arg(long, default_value = "64GiB", value_name = "SIZE", value_parser = size)]
+    blob_max: u64,
+    /// All shared blobs together that nobody has pinned here; the longest unused go first.
+    #[arg(long, default_value = "16GiB", value_name = "SIZE", value_parser = size)]
+    blob_cache: u64,
+    /// How fast shared blobs leave this node, all together, bytes per second; 0 = as fast as they can.
+    #[arg(long, default_value = "0", value_name = "SIZE", value_parser = rate)]
+    blob_rate: u64,
     /// Address of a node (host:port or a multiaddr) to connect to; may be given several times.
     #[arg(long = "peer", value_name = "ADDRESS")]
     peers: Vec<String>,
@@ -96,6 +105,12 @@ pub(crate) struct UpArgs {
     pub(crate) labels: Vec<String>,
     /// Directories of skills on top of the usual ones.
     pub(crate) skills: Vec<PathBuf>,
+    /// Longest shared blob, bytes.
+    pub(crate) blob_max: u64,
+    /// All shared blobs that nobody has pinned, bytes.
+    pub(crate) blob_cache: u64,
+    /// Bytes per second of all shared blobs that leave; 0 = no limit, else at least 64 KiB.
+    pub(crate) blob_rate: u64,
     /// Addresses to dial, as typed.
     pub(crate) peers: Vec<String>,
     /// Program to ask for the tailnet's peers; none = `tailscale` where it is installed.
@@ -127,6 +142,9 @@ impl Flags {
             mdns: !self.no_mdns,
             labels: self.labels,
             skills,
+            blob_max: self.blob_max,
+            blob_cache: self.blob_cache,
+            blob_rate: self.blob_rate,
             peers: self.peers,
             tailscale_command: self.tailscale_command,
             loopback_only: self.loopback_only,
@@ -140,6 +158,19 @@ fn name(typed: &str) -> Result<String, String> {
         return Err(format!("a name has 1 to {NAME_MAX} characters, no control characters, and no space at its ends"));
     }
     Ok(typed.to_owned())
+}
+
+fn size(typed: &str) -> Result<u64, String> {
+    typed.parse::<bytesize::ByteSize>().map(|s| s.as_u64()).map_err(|_| "write it as 500MiB or 64GiB".to_owned())
+}
+
+fn rate(typed: &str) -> Result<u64, String> {
+    match size(typed)? {
+        n @ 1..65_536 => {
+            Err(format!("{n} bytes per second are too few to show that this node is alive: give at least 64KiB, or 0 for no limit"))
+        }
+        n => Ok(n),
+    }
 }
 
 fn label(typed: &str) -> Result<String, String> {

@@ -13,9 +13,9 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{bulk, driver::Call, run};
+use super::{bulk, driver::Call, run, sharing::Shared};
 use crate::{
-    api::{Backend, Gone, LogStream, NodeInfo},
+    api::{Backend, Gone, LogStream, NodeInfo, Sharing},
     exec::Executor,
     net::Net,
     store::{BlobHash, Store},
@@ -35,6 +35,7 @@ pub(crate) struct Node {
     pub(crate) registry: Arc<Registry>,
     pub(crate) info: NodeInfo,
     pub(crate) stop: CancellationToken,
+    pub(crate) shared: Shared,
 }
 
 impl Backend for Node {
@@ -79,6 +80,10 @@ impl Backend for Node {
         Box::pin(async move { self.net.find_providers(super::dht_key(&skill)).await.into_iter().map(Peer).collect() })
     }
 
+    fn sharing(&self) -> Option<&dyn Sharing> {
+        Some(&self.shared)
+    }
+
     fn metrics(&self) -> String {
         let mut text = String::new();
         if let Err(e) = prometheus_client::encoding::text::encode(&mut text, &self.registry) {
@@ -100,14 +105,8 @@ impl Backend for Node {
 }
 
 impl Node {
-    /// How to reach a member: directly, or through the one that the core reaches it through (E11).
     async fn way(&self, peer: Peer) -> Source {
-        let direct = self.net.lanes().contains(&peer.0);
-        let via = match if direct { Err(Gone) } else { self.call(Command::Status).await } {
-            Ok(Reply::Status(s)) => s.members.iter().find(|m| m.node == peer).and_then(|m| m.via),
-            _ => None,
-        };
-        Source { peer, via }
+        self.shared.fetcher.way(peer).await
     }
 
     async fn blob(&self, hash: Hash, from: Option<Peer>) -> Result<Vec<u8>, String> {

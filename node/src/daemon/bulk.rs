@@ -1,6 +1,11 @@
 //! Blobs and live output between nodes, on bulk streams.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::body::Bytes;
 use clawmesh_protocol::{
@@ -11,13 +16,17 @@ use futures::{StreamExt as _, stream::BoxStream};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    sync::Semaphore,
+    sync::{Semaphore, mpsc},
+    time::Instant,
 };
 use tokio_util::io::ReaderStream;
 
+use super::figures::BlobFigures;
 use crate::{
+    depot::{Depot, DepotError, GROUP},
     exec::{Executor, JobKey, Piece, Stream},
     net::{BulkReader, BulkRequest, Net},
+    share::Offers,
     store::{BlobHash, Store},
 };
 
@@ -27,11 +36,16 @@ const STALL: Duration = Duration::from_secs(10);
 /// What a node may ask for on a bulk stream.  The answer begins with a byte: 0 and the content, or 1
 /// and a sentence.
 #[derive(Debug, Serialize, Deserialize)]
-enum Ask {
+pub(super) enum Ask {
     /// A blob by its name.
     Blob(Hash),
     /// An attempt's output so far; with `follow`, until it ends.
     Logs { id: ShortId, attempt: u32, follow: bool },
+    /// A part of a shared blob with its proof, from one byte up to another, both at whole groups or at the end: eight bytes with the
+    /// length of the blob (big-endian), then what `depot` sends. From 0 to 0: the proof of the length.
+    Slice { hash: Hash, from: u64, to: u64 },
+    /// The skills that the node has published, of this name or all: CBOR.
+    Offers(Option<String>),
     /// The same of a node that the asker cannot reach and the asked one can (E11): one hop, so never another of these inside.
     Through { peer: Peer, ask: Box<Self> },
 }
@@ -40,6 +54,12 @@ const OK: u8 = 0;
 const NO: u8 = 1;
 /// Longest sentence of a refusal, bytes.
 const SENTENCE_MAX: u64 = 1_024;
+/// Parts of shared blobs sent at the same time; who asks for one more is told to ask elsewhere.
+const SENDING_MAX: usize = 8;
+/// Longest part that is sent for one question, bytes.
+const SLICE_MAX: u64 = 64 << 20;
+/// Longest list of published skills, bytes.
+pub(super) const OFFERS_BYTES_MAX: u64 = 1 << 20;
 /// Answers handed on for others at the same time.
 const PASSING_MAX: usize = 8;
 /// Longest answer handed on, bytes; as long as the longest output that is read at all.
@@ -51,12 +71,27 @@ pub(crate) struct Desk {
     net: Arc<Net>,
     store: Arc<Store>,
     exec: Executor,
+    depot: Depot,
+    offers: Offers,
+    figures: BlobFigures,
     passing: Arc<Semaphore>,
+    sending: Arc<Semaphore>,
+    pace: Arc<Pace>,
 }
 
 impl Desk {
-    pub(crate) fn new(net: Arc<Net>, store: Arc<Store>, exec: Executor) -> Self {
-        Self { net, store, exec, passing: Arc::new(Semaphore::new(PASSING_MAX)) }
+    pub(crate) fn new(
+        net: Arc<Net>,
+        store: Arc<Store>,
+        exec: Executor,
+        depot: Depot,
+        offers: Offers,
+        figures: BlobFigures,
+        rate: u64,
+    ) -> Self {
+        let places = |n| Arc::new(Semaphore::new(n));
+        let pace = Arc::new(Pace { rate, free: Mutex::new(Instant::now()) });
+        Self { net, store, exec, depot, offers, figures, passing: places(PASSING_MAX), sending: places(SENDING_MAX), pace }
     }
 
     /// Answers one question of another node.
@@ -70,12 +105,60 @@ impl Desk {
                 Ask::Blob(hash) => send_blob(w, hash, &self.store).await,
                 _ => Ok(()),
             },
+            Ok(Ask::Through { ask, .. }) if matches!(&*ask, Ask::Slice { hash, .. } if self.depot.entry(BlobHash(hash.0)).is_some()) => {
+                match *ask {
+                    Ask::Slice { hash, from, to } => self.send_slice(w, BlobHash(hash.0), from..to).await,
+                    _ => Ok(()),
+                }
+            }
+            Ok(Ask::Slice { hash, from, to }) => self.send_slice(w, BlobHash(hash.0), from..to).await,
+            Ok(Ask::Offers(name)) => self.send_offers(w, name.as_deref()).await,
             Ok(Ask::Through { peer, ask }) => self.pass_on(w, peer, &ask).await,
             Err(_) => refuse(w, "this version does not know the question").await,
         };
         if let Err(e) = done {
             tracing::debug!(peer = %Peer(r.peer), error = %e, "a bulk answer broke off");
         }
+    }
+
+    /// Sends a part of a shared blob, checking it on the way. What is found damaged breaks off, so that nobody takes it for whole.
+    async fn send_slice(&self, w: &mut (impl AsyncWrite + Unpin), hash: BlobHash, part: Range<u64>) -> io::Result<()> {
+        let Some(entry) = self.depot.entry(hash) else { return refuse(w, "the blob is not here").await };
+        let whole = |at: u64| at.is_multiple_of(GROUP) || at == entry.len;
+        if part.start > part.end || part.end > entry.len || !whole(part.start) || !whole(part.end) || part.end - part.start > SLICE_MAX {
+            return refuse(w, "the blob has no such part").await;
+        }
+        let Ok(place) = self.sending.clone().try_acquire_owned() else { return refuse(w, "too many blobs are sent at the moment").await };
+        let (pieces, mut ready) = mpsc::channel::<Vec<u8>>(4);
+        let depot = self.depot.clone();
+        let reading = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            let mut out = io::BufWriter::with_capacity(64 << 10, Pieces(pieces));
+            depot.send(hash, &part, &mut out)?;
+            io::Write::flush(&mut out).map_err(|source| DepotError::Io { doing: "send", source })
+        });
+        let mut head = vec![OK];
+        head.extend_from_slice(&entry.len.to_be_bytes());
+        w.write_all(&head).await?;
+        while let Some(piece) = ready.recv().await {
+            self.pace.wait(piece.len() as u64).await;
+            // A reader that stalls must not hold the place for ever.
+            tokio::time::timeout(STALL, w.write_all(&piece)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+            self.figures.sent.inc_by(piece.len() as u64);
+        }
+        match reading.await {
+            Ok(Ok(())) => w.shutdown().await,
+            Ok(Err(e)) => Err(io::Error::other(e)),
+            Err(e) => Err(io::Error::other(e)),
+        }
+    }
+
+    async fn send_offers(&self, w: &mut (impl AsyncWrite + Unpin), name: Option<&str>) -> io::Result<()> {
+        let mut answer = vec![OK];
+        let all: Vec<_> = self.offers.list().into_iter().filter(|o| name.is_none_or(|n| n == o.name)).collect();
+        ciborium::into_writer(&all, &mut answer).map_err(io::Error::other)?;
+        w.write_all(&answer).await?;
+        w.shutdown().await
     }
 
     /// Asks in the place of a node that cannot, and hands on the answer as it comes.  The asker checks what it gets.
@@ -89,7 +172,8 @@ impl Desk {
         let asked = tokio::time::timeout(STALL, self.net.bulk_request(peer.0, request.into())).await;
         let Ok(Ok(r)) = asked else { return refuse(w, "that node does not answer").await };
         // Live output may pause for long; a blob may not.
-        let mut r: Box<dyn AsyncRead + Send + Unpin> = if matches!(ask, Ask::Blob(_)) { Box::new(Steady::new(r)) } else { Box::new(r) };
+        let mut r: Box<dyn AsyncRead + Send + Unpin> =
+            if matches!(ask, Ask::Blob(_) | Ask::Slice { .. }) { Box::new(Steady::new(r)) } else { Box::new(r) };
         let mut buf = vec![0; 64 << 10];
         let mut left = PASSED_MAX;
         loop {
@@ -117,6 +201,41 @@ async fn refuse(w: &mut (impl AsyncWrite + Unpin), why: &str) -> io::Result<()> 
     w.write_all(&[NO]).await?;
     w.write_all(why.as_bytes()).await?;
     w.shutdown().await
+}
+
+/// How fast all shared blobs together leave this node.
+struct Pace {
+    /// Bytes per second; 0 = as fast as they can.
+    rate: u64,
+    free: Mutex<Instant>,
+}
+
+impl Pace {
+    async fn wait(&self, bytes: u64) {
+        if self.rate == 0 {
+            return;
+        }
+        let due = {
+            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+            let due = (*free).max(Instant::now());
+            *free = due + Duration::from_secs_f64(bytes as f64 / self.rate as f64);
+            due
+        };
+        tokio::time::sleep_until(due).await;
+    }
+}
+
+/// The end of a channel as something to write to, from a thread that may block.
+struct Pieces(mpsc::Sender<Vec<u8>>);
+
+impl io::Write for Pieces {
+    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
+        self.0.blocking_send(piece.to_vec()).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        Ok(piece.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 async fn send_blob(w: &mut (impl AsyncWrite + Unpin), hash: Hash, store: &Store) -> io::Result<()> {
@@ -181,7 +300,18 @@ pub(crate) fn local_logs(exec: &Executor, id: ShortId, attempt: u32, follow: boo
     Some(stream.boxed())
 }
 
-async fn ask(net: &Net, from: Source, ask: Ask) -> Result<BulkReader, String> {
+/// An answer that must not pause.
+pub(super) type Answer = Steady<BulkReader>;
+
+/// Asks a node something whose answer must come without a pause.
+///
+/// # Errors
+/// A sentence.
+pub(super) async fn ask(net: &Net, from: Source, ask: Ask) -> Result<Answer, String> {
+    open(net, from, ask).await.map(Steady::new)
+}
+
+async fn open(net: &Net, from: Source, ask: Ask) -> Result<BulkReader, String> {
     let (peer, ask) = match from.via {
         Some(via) => (via, Ask::Through { peer: from.peer, ask: Box::new(ask) }),
         None => (from.peer, ask),
@@ -209,7 +339,7 @@ pub(crate) async fn fetch(net: &Net, store: &Store, hash: Hash, max: u64, from: 
     }
     for source in from {
         let got = async {
-            let r = ask(net, *source, Ask::Blob(hash)).await?;
+            let r = open(net, *source, Ask::Blob(hash)).await?;
             store.blobs().put_stream(Steady::new(r), max, Some(BlobHash(hash.0))).await.map_err(|e| e.to_string())
         };
         match got.await {
@@ -228,12 +358,12 @@ pub(crate) async fn remote_logs(
     attempt: u32,
     follow: bool,
 ) -> Result<BoxStream<'static, io::Result<Bytes>>, String> {
-    let r = ask(net, worker, Ask::Logs { id, attempt, follow }).await?;
+    let r = open(net, worker, Ask::Logs { id, attempt, follow }).await?;
     Ok(ReaderStream::new(r).boxed())
 }
 
 /// A reader that fails when nothing comes for [`STALL`].
-struct Steady<R> {
+pub(super) struct Steady<R> {
     inner: R,
     timer: std::pin::Pin<Box<tokio::time::Sleep>>,
 }

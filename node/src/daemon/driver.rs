@@ -4,7 +4,10 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -19,8 +22,9 @@ use clawmesh_protocol::{
     relay::Relay,
 };
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
-use super::{agent::Agents, bulk, clock, figures::Figures, run, seal::Seal};
+use super::{agent::Agents, bulk, clock, figures::Figures, run, seal::Seal, sharing::Shared};
 use crate::{
     exec::{Executor, Exit, JobKey},
     net::{Net, NetEvent, Topic},
@@ -61,7 +65,26 @@ pub(crate) struct Hands {
     pub(crate) work_dir: PathBuf,
     pub(crate) figures: Figures,
     pub(crate) seal: Seal,
+    pub(crate) shared: Shared,
+    pub(crate) preparing: Arc<Preparing>,
     pub(crate) inputs: mpsc::Sender<Input>,
+}
+
+/// Attempts whose inputs are being fetched.
+#[derive(Default)]
+pub(crate) struct Preparing {
+    open: Mutex<HashMap<JobKey, CancellationToken>>,
+    leaving: AtomicBool,
+}
+
+impl Preparing {
+    fn open(&self) -> MutexGuard<'_, HashMap<JobKey, CancellationToken>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+        self.open().values().for_each(CancellationToken::cancel);
+    }
 }
 
 /// The core, its gate, and what is under way.
@@ -149,6 +172,7 @@ impl Driver {
                     if leave {
                         self.leaving = true;
                         // Everything is told to end at once, so that the ends are known before we go.
+                        self.hands.preparing.leave();
                         let exec = self.hands.exec.clone();
                         tokio::spawn(async move { exec.kill_all(Duration::from_millis(300)).await });
                     }
@@ -220,7 +244,11 @@ impl Driver {
             Output::Start { job, .. } => self.start(job),
             Output::Kill(id, attempt) => {
                 let reason = if self.leaving { "this node stops" } else { "it was cancelled" };
-                self.hands.exec.kill(&run::key(&id, &attempt), reason);
+                let key = run::key(&id, &attempt);
+                if let Some(token) = self.hands.preparing.open().get(&key) {
+                    token.cancel();
+                }
+                self.hands.exec.kill(&key, reason);
             }
             Output::Fetch(hash, max, from) => self.fetch(hash, max, from),
             Output::Dial(peer, addrs) => self.dial(peer, addrs),
@@ -369,16 +397,28 @@ impl Driver {
 
     fn start(&mut self, job: clawmesh_protocol::io::Job) {
         let key = run::key(&job.id, &job.attempt);
-        self.jobs.insert(key, (job.id, job.attempt));
+        self.jobs.insert(key.clone(), (job.id, job.attempt));
+        let token = CancellationToken::new();
+        self.hands.preparing.open().insert(key.clone(), token.clone());
+        let (shared, preparing) = (self.hands.shared.clone(), self.hands.preparing.clone());
         let (store, shelf, exec) = (self.hands.store.clone(), self.hands.shelf.clone(), self.hands.exec.clone());
         let (inputs, dir, agents) = (self.hands.inputs.clone(), self.hands.work_dir.clone(), self.hands.agents.clone());
         tokio::spawn(async move {
-            let started = match run::prepare(&job, &store, &shelf, &agents, dir).await {
-                Ok(j) => exec.start(j).map_err(|e| run::not_started(&e.to_string())),
-                Err(e) => Err(e.into_exit(job.need.at_most_once)),
+            let prepared = token.run_until_cancelled(run::prepare(&job, &store, &shelf, &agents, &shared, dir)).await;
+            let started = match prepared {
+                Some(Ok(j)) => exec.start(j).map_err(|e| run::not_started(&e.to_string())),
+                Some(Err(e)) => Err(e.into_exit(job.need.at_most_once)),
+                None => Err(run::given_up(preparing.leaving.load(Ordering::Relaxed))),
             };
-            if let Err(exit) = started {
-                let _ = inputs.send(Input::Exited(job.id, job.attempt, exit)).await;
+            preparing.open().remove(&key);
+            match started {
+                Ok(()) if token.is_cancelled() => {
+                    exec.kill(&key, "it was cancelled");
+                }
+                Ok(()) => {}
+                Err(exit) => {
+                    let _ = inputs.send(Input::Exited(job.id, job.attempt, exit)).await;
+                }
             }
         });
     }
@@ -386,8 +426,9 @@ impl Driver {
     fn exited(&mut self, key: JobKey, exit: Exit) {
         let Some((id, attempt)) = self.jobs.remove(&key) else { return };
         let (store, inputs, leaving) = (self.hands.store.clone(), self.hands.inputs.clone(), self.leaving);
+        let depot = self.hands.shared.depot.clone();
         tokio::spawn(async move {
-            let exit = run::ended(exit, leaving, &store).await;
+            let exit = run::ended(exit, &id, leaving, &store, &depot).await;
             if let Some(h) = exit.data.blob() {
                 let _ = inputs.send(Input::Blob(h, true)).await;
             }

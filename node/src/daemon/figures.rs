@@ -223,3 +223,58 @@ fn ms(t: u64) -> f64 {
 fn signed(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
+
+/// The figures of shared blobs.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct BlobFigures {
+    /// Bytes received and found right.
+    pub(crate) received: Counter,
+    /// Bytes of parts sent, proofs included.
+    pub(crate) sent: Counter,
+    /// Bytes that an earlier, broken transfer had left and that were not fetched again.
+    pub(crate) resumed: Counter,
+    /// Answers that were not what they were said to be.
+    pub(crate) lies: Counter,
+    /// Answers that came to a stop.
+    pub(crate) stalls: Counter,
+    /// Blobs of this node found damaged since its start.
+    damaged: Gauge,
+    bytes: Family<Word, Gauge>,
+    fetches: Family<Word, Counter>,
+}
+
+impl BlobFigures {
+    /// Makes the figures and registers them.
+    pub(crate) fn new(registry: &mut Registry) -> Self {
+        let f = Self::default();
+        registry.register("blob_received_bytes", "Bytes of shared blobs received and verified", f.received.clone());
+        registry.register("blob_sent_bytes", "Bytes of shared blobs sent, proofs included", f.sent.clone());
+        registry.register(
+            "blob_resumed_bytes",
+            "Bytes of shared blobs that a broken transfer had left and that were not fetched again",
+            f.resumed.clone(),
+        );
+        registry.register("blob_lies", "Answers to a question for a blob that were something else", f.lies.clone());
+        registry.register("blob_stalls", "Answers to a question for a blob that came to a stop", f.stalls.clone());
+        registry.register("blob_fetches", "Fetches of shared blobs that ended", f.fetches.clone());
+        registry.register("blobs_damaged", "Shared blobs of this node found damaged and removed since its start", f.damaged.clone());
+        registry.register("blobs_bytes", "Bytes of the shared blobs of this node", f.bytes.clone());
+        for kind in ["done", "failed"] {
+            drop(f.fetches.get_or_create(&Word { kind }));
+        }
+        f
+    }
+
+    /// What lies here: bytes of everything and of what is pinned, and blobs found damaged.
+    pub(crate) fn held(&self, (all, pinned): (u64, u64), damaged: u64) {
+        let as_gauge = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        self.damaged.set(as_gauge(damaged));
+        self.bytes.get_or_create(&Word { kind: "pinned" }).set(as_gauge(pinned));
+        self.bytes.get_or_create(&Word { kind: "cached" }).set(as_gauge(all.saturating_sub(pinned)));
+    }
+
+    /// A fetch has ended.
+    pub(crate) fn ended(&self, failed: bool) {
+        self.fetches.get_or_create(&Word { kind: if failed { "failed" } else { "done" } }).inc();
+    }
+}

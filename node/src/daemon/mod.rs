@@ -10,6 +10,8 @@ mod figures;
 mod home;
 mod run;
 mod seal;
+mod sharing;
+mod transfer;
 
 use std::{
     collections::BTreeSet,
@@ -31,21 +33,23 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::driver::Call;
 use self::{
     agent::Agents,
     driver::{CALLS_MAX, Driver, End, Hands, INPUTS_MAX, Sources},
-    figures::Figures,
+    figures::{BlobFigures, Figures},
     home::KnownPeer,
     seal::Seal,
 };
+pub(crate) use self::{driver::Call, transfer::Progress};
 use crate::{
     api::{self, ApiMetrics, NodeInfo},
     cli::UpArgs,
+    depot::{Depot, Limits},
     exec::{self, Executor},
     facts::Sampler,
     net::{Identity, Net, NetConfig, Ticket},
     output::{Failure, Mode, Output},
+    share::Offers,
     skills::{Library, Root},
     store::{Completion, HomeLock, LockError, Options, Store, StoreMetrics},
 };
@@ -272,6 +276,7 @@ async fn node(args: UpArgs, output: Output) -> Result<(), Failure> {
     let mut registry = Registry::default();
     let core = registry.sub_registry_with_prefix("clawmesh");
     let figures = Figures::new(core);
+    let blob_figures = BlobFigures::new(core);
     let OpenedStore { store, mut recovered, commits, notes } = open_store(&home_dir, known_before, core)?;
     for n in &notes {
         tracing::warn!("{n}");
@@ -340,6 +345,11 @@ async fn node(args: UpArgs, output: Output) -> Result<(), Failure> {
     let library = open_library(&home_dir, &args.skills, &shelf).await;
     mesh.handle(clock::now(), Input::Skills(run::catalogue(&shelf.read().unwrap_or_else(PoisonError::into_inner))), &mut first);
 
+    let shared = {
+        let depot = open_depot(&args, &store).await?;
+        let fetcher = transfer::Fetcher::new(me, net.clone(), depot.clone(), calls.clone(), blob_figures.clone(), stop.clone());
+        sharing::Shared { me, net: net.clone(), depot, offers: Offers::open(&home_dir), fetcher, figures: blob_figures.clone() }
+    };
     let api_metrics = ApiMetrics::register(&mut registry);
     let info = NodeInfo {
         mesh: mesh_ticket.mesh_name.clone(),
@@ -360,6 +370,7 @@ async fn node(args: UpArgs, output: Output) -> Result<(), Failure> {
         registry: Arc::new(registry),
         info,
         stop: stop.clone(),
+        shared: shared.clone(),
     });
     let addr = bound.addr();
     let serving = match bound.serve(&home_dir, me, backend.clone(), api_metrics) {
@@ -380,12 +391,24 @@ async fn node(args: UpArgs, output: Output) -> Result<(), Failure> {
         work_dir,
         figures,
         seal,
+        shared: shared.clone(),
+        preparing: Arc::default(),
         inputs: inputs.clone(),
     };
     let helpers = CancellationToken::new();
     tokio::spawn(helpers.clone().run_until_cancelled_owned(agent::watch(agents, present.clone(), inputs.clone())));
     spawn_helpers(&helpers, library, shelf, sampler, inputs, store.clone(), net.clone());
-    spawn_bulk(&helpers, bulk_requests, bulk::Desk::new(net.clone(), store.clone(), exec.clone()));
+    let desk = bulk::Desk::new(
+        net.clone(),
+        store.clone(),
+        exec.clone(),
+        shared.depot.clone(),
+        shared.offers.clone(),
+        blob_figures,
+        args.blob_rate,
+    );
+    spawn_bulk(&helpers, bulk_requests, desk);
+    tokio::spawn(helpers.clone().run_until_cancelled_owned(shared.watch()));
     let runs = exec.clone();
     tokio::spawn(helpers.clone().run_until_cancelled_owned(crate::power::watch(calls.clone(), move || !runs.running().is_empty())));
     tokio::spawn(keep_peers(helpers.clone(), home_dir.clone(), known, learned_rx));
@@ -393,7 +416,8 @@ async fn node(args: UpArgs, output: Output) -> Result<(), Failure> {
     announce(&output, &args, &name, &present, me, addr, created, &home_dir, &net);
     let mut driver = Driver::new(mesh, hands, std::mem::take(&mut first));
     let mut sources = Sources { net: net_events, commits, exits, calls: call_rx, inputs: input_rx, learned };
-    let end = run_until(&mut driver, &mut sources, stop, calls).await;
+    let end = run_until(&mut driver, &mut sources, stop.clone(), calls).await;
+    stop.cancel();
 
     // Down in the opposite order.
     helpers.cancel();
@@ -496,6 +520,18 @@ async fn sample(home: &Path) -> (Sampler, crate::facts::Facts) {
     match took.await {
         Ok(t) => t,
         Err(e) => std::panic::resume_unwind(e.into_panic()),
+    }
+}
+
+async fn open_depot(args: &UpArgs, store: &Store) -> Result<Depot, Failure> {
+    let limits = Limits { blob: args.blob_max, cache: args.blob_cache };
+    let (dir, room) = (args.home.join("blobs"), Arc::new(store.room()));
+    let shown = dir.display().to_string();
+    let opened = tokio::task::spawn_blocking(move || Depot::open(&dir, limits, room)).await;
+    match opened {
+        Ok(Ok(depot)) => Ok(depot),
+        Ok(Err(e)) => Err(Failure::refused(format!("cannot open the shared blobs in {shown}: {e}"))),
+        Err(e) => Err(Failure::refused(format!("cannot open the shared blobs in {shown}: {e}"))),
     }
 }
 

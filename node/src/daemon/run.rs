@@ -8,6 +8,7 @@ use std::{
 
 use clawmesh_protocol::{
     codec, face,
+    files::{FILES_MAX, FileRef, OUTS_MAX, check_paths},
     ids::{Attempt, TaskId},
     io::{self, Job},
     record::{End, USAGE_TEXT_MAX, Usage, clip},
@@ -15,8 +16,9 @@ use clawmesh_protocol::{
     spec::{Data, INLINE_MAX, Kind, PAYLOAD_MAX, Work},
 };
 
-use super::agent::Agents;
+use super::{agent::Agents, sharing::Shared};
 use crate::{
+    depot::{Depot, Keep},
     exec::{self, SkillInput},
     facts::Facts,
     skills::{Scan, Skill},
@@ -57,7 +59,14 @@ impl NotReady {
 ///
 /// # Errors
 /// The payload, the skill or the agent is not what it was.
-pub(crate) async fn prepare(job: &Job, store: &Store, shelf: &Shelf, agents: &Agents, dir_root: PathBuf) -> Result<exec::Job, NotReady> {
+pub(crate) async fn prepare(
+    job: &Job,
+    store: &Store,
+    shelf: &Shelf,
+    agents: &Agents,
+    shared: &Shared,
+    dir_root: PathBuf,
+) -> Result<exec::Job, NotReady> {
     let bytes = match &job.payload {
         Data::Inline(b) => b.0.clone(),
         Data::Blob(h, _) => {
@@ -65,6 +74,7 @@ pub(crate) async fn prepare(job: &Job, store: &Store, shelf: &Shelf, agents: &Ag
         }
     };
     let work: Work = codec::decode(&bytes).map_err(|e| format!("the task's input can't be read: {e}"))?;
+    let files = inputs(job, &work, shared).await?;
     let asked = (job.need.run_timeout_ms > 0).then(|| Duration::from_millis(job.need.run_timeout_ms));
     let (run, timeout) = if job.agent {
         by_agent(job, &work, shelf, agents, asked)?
@@ -80,7 +90,48 @@ pub(crate) async fn prepare(job: &Job, store: &Store, shelf: &Shelf, agents: &Ag
         env: work.env,
         dir_root,
         output_cap: exec::OUTPUT_CAP_DEFAULT,
+        files,
     })
+}
+
+/// The task's input files, fetched when they are not here, and held until the attempt is over.
+async fn inputs(job: &Job, work: &Work, shared: &Shared) -> Result<exec::Files, String> {
+    if work.files.len() > FILES_MAX || work.outs.len() > OUTS_MAX {
+        return Err(format!("the task names more than {FILES_MAX} input files or {OUTS_MAX} output names"));
+    }
+    check_paths(work.files.iter().map(|f| f.name.as_str())).map_err(|why| format!("input files: {why}"))?;
+    let holders: Vec<_> = job.need.holders.iter().map(|h| h.peer).collect();
+    let mut ins = Vec::with_capacity(work.files.len());
+    for file in &work.files {
+        let failed = |e: String| format!("the input file '{}' cannot be had: {e}", file.name);
+        shared.input(file.blob, holders.clone()).await.map_err(failed)?;
+        let lease = shared.depot.lease(BlobHash(file.blob.0)).map_err(|e| failed(e.to_string()))?;
+        ins.push(exec::InFile { name: file.name.clone(), path: lease.path().to_owned(), hold: exec::Hold(Arc::new(lease)) });
+    }
+    Ok(exec::Files { ins, outs: work.outs.clone(), stage: shared.depot.staging() })
+}
+
+/// Makes blobs of the output files of an attempt; what could not be kept is told.
+async fn outputs(kept: exec::Kept, task: &TaskId, depot: &Depot) -> (Vec<FileRef>, Vec<String>) {
+    let (depot, task) = (depot.clone(), task.short().to_string());
+    let taken = tokio::task::spawn_blocking(move || {
+        let (mut files, mut notes) = (Vec::new(), kept.notes);
+        let mut stage = None;
+        for (name, path) in kept.files {
+            let keep = Keep { name: format!("{task}: {name}"), result: true, ..Keep::default() };
+            match depot.take(&path, &keep) {
+                Ok((hash, entry)) => files.push(FileRef::new(name, clawmesh_protocol::ids::Hash(hash.0), entry.len)),
+                Err(e) => notes.push(format!("the output file '{name}' could not be kept: {e}")),
+            }
+            stage = path.parent().map(PathBuf::from);
+        }
+        if let Some(stage) = stage {
+            // Empty now; what is not goes at the next start.
+            let _ = std::fs::remove_dir_all(stage);
+        }
+        (files, notes)
+    });
+    taken.await.unwrap_or_default()
 }
 
 /// The executor's name of an attempt.
@@ -164,7 +215,7 @@ fn builtin(name: &str, input: Vec<u8>) -> Result<exec::Work, String> {
 }
 
 /// The end of an attempt as the core wants it: what it wrote is durable before it is told.
-pub(crate) async fn ended(exit: exec::Exit, leaving: bool, store: &Store) -> io::Exit {
+pub(crate) async fn ended(exit: exec::Exit, task: &TaskId, leaving: bool, store: &Store, depot: &Depot) -> io::Exit {
     let ran_ms = u64::try_from(exit.wall.as_millis()).unwrap_or(u64::MAX);
     let end = match exit.kind {
         exec::Kind::Done => End::Done,
@@ -178,9 +229,14 @@ pub(crate) async fn ended(exit: exec::Exit, leaving: bool, store: &Store) -> io:
         exec::Kind::Killed => exit.code,
         _ => Some(exit.shell_code()),
     };
+    let (files, notes) = outputs(exit.kept, task, depot).await;
     let mut why = clip(&exit.reason, 200);
+    if !notes.is_empty() {
+        why = clip(&format!("{why}; {}", notes.join("; ")), 200);
+    }
     let mut captured = io::captured(exit.stdout, exit.stderr, exit.stdout_truncated, exit.stderr_truncated);
     captured.usage = exit.usage.map(usage);
+    captured.files = files;
     let bytes = codec::encode(&captured);
     let data = match keep(bytes, store).await {
         Ok(d) => d,
@@ -205,6 +261,12 @@ fn usage(u: exec::agent::Usage) -> Usage {
         turns: u.turns,
         ext: codec::Ext::default(),
     }
+}
+
+/// An attempt that was ended before its start, while its inputs were fetched.
+pub(crate) fn given_up(leaving: bool) -> io::Exit {
+    let (end, why) = if leaving { (End::Returned, "this node stops") } else { (End::Cancelled, "it was cancelled before its start") };
+    io::Exit { end, code: None, why: why.into(), data: Data::EMPTY, ran_ms: 0 }
 }
 
 /// An attempt that could not be started.

@@ -2,6 +2,7 @@
 
 use std::future::pending;
 use std::io::{Error, ErrorKind};
+use std::path::Path;
 use std::pin::pin;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use super::agent::{ENVELOPE_MAX, ENVELOPE_READ_MAX};
 use super::capture::{Capture, Stream};
 use super::dirs::{Fate, Spares, WorkDir};
 use super::exit::{self, Exit, Kind};
+use super::files::{self, Files};
 use super::group::{self, Group, Pipes};
 use super::pipe::{Look, Output};
 use super::{Job, Settings, SkillInput, Work, environment};
@@ -132,6 +134,9 @@ async fn process(
             return Exit::new(Kind::SpawnError, None, reason);
         }
     };
+    if let Err(reason) = place(dir.path(), &job.files).await {
+        return Exit::new(Kind::SpawnError, None, reason);
+    }
     let agent = if let Work::Agent(run) = &job.work { Some(run) } else { None };
     let plan = match agent {
         None => plan(&job.work),
@@ -155,7 +160,7 @@ async fn process(
     if !settings.keep_dirs && watcher.ended.is_none() && !watcher.lingered && !watcher.left_behind {
         dir.set_fate(Fate::Reuse);
     }
-    let exit = match end {
+    let mut exit = match end {
         Ok(status) => match watcher.ended {
             Some(Ended::Timeout) => exit::timed_out(job.timeout).with_status(status),
             Some(Ended::Stopped(reason)) => Exit::new(Kind::Killed, None, reason).with_status(status),
@@ -163,10 +168,26 @@ async fn process(
         },
         Err(error) => Exit::new(Kind::Failed, None, format!("the system did not tell how the process ended: {error}")),
     };
-    match agent {
-        Some(run) => run.judge(exit, hidden.as_deref(), capture),
-        None => exit,
+    let mut kept = Kept::default();
+    if exit.kind != Kind::Killed && !job.files.outs.is_empty() {
+        let (path, files) = (dir.path().to_owned(), job.files.clone());
+        let collected = tokio::task::spawn_blocking(move || files::collect(&path, &files)).await;
+        kept = collected.unwrap_or_default();
     }
+    if let Some(run) = agent {
+        exit = run.judge(exit, hidden.as_deref(), capture);
+    }
+    exit.kept = kept;
+    exit
+}
+
+async fn place(dir: &Path, files: &Files) -> Result<(), String> {
+    if files.ins.is_empty() {
+        return Ok(());
+    }
+    let (dir, ins) = (dir.to_owned(), files.ins.clone());
+    // A copy of many gigabytes must not hold up the others.
+    tokio::task::spawn_blocking(move || files::place(&dir, &ins)).await.unwrap_or_else(|e| Err(e.to_string()))
 }
 
 /// Where the output of a process goes.

@@ -51,6 +51,8 @@ pub(crate) struct Exit {
     pub(crate) usage: Option<Usage>,
     /// From the start of the attempt to its end, its preparation included.
     pub(crate) wall: Duration,
+    /// Output files, taken out of the working directory.
+    pub(crate) kept: super::Kept,
 }
 
 impl Exit {
@@ -66,6 +68,7 @@ impl Exit {
             stderr_truncated: 0,
             usage: None,
             wall: Duration::ZERO,
+            kept: super::Kept::default(),
         }
     }
 

@@ -22,6 +22,7 @@ pub(crate) mod capture;
 mod dirs;
 mod environment;
 mod exit;
+mod files;
 mod group;
 mod orphans;
 mod pipe;
@@ -33,6 +34,7 @@ use capture::Capture;
 pub(crate) use capture::{Piece, Stream, Tail};
 pub(crate) use dirs::Swept;
 pub(crate) use exit::{Exit, Kind};
+pub(crate) use files::{Files, Hold, InFile, Kept};
 
 /// Bytes kept of each output stream of an attempt unless its job says otherwise.
 pub(crate) const OUTPUT_CAP_DEFAULT: u64 = 1024 * 1024;
@@ -69,6 +71,8 @@ pub(crate) struct Job {
     pub(crate) dir_root: PathBuf,
     /// Bytes kept of each output stream, at most 64 MiB; usually [`OUTPUT_CAP_DEFAULT`].
     pub(crate) output_cap: u64,
+    /// Files in its working directory, before and after; only for work with a process.
+    pub(crate) files: Files,
 }
 
 /// What to run.

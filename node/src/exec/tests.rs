@@ -41,6 +41,7 @@ impl Rig {
             env: Vec::new(),
             dir_root: self.root(),
             output_cap: OUTPUT_CAP_DEFAULT,
+            files: Files::default(),
         }
     }
 

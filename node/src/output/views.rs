@@ -353,6 +353,11 @@ pub(super) fn span(ms: u64) -> String {
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
+/// How long ago a moment was, ms since 1970, as people say it.
+pub(crate) fn ago_now(then: u64) -> String {
+    ago(wall_ms(), then)
+}
+
 fn ago(now: u64, then: u64) -> String {
     let s = now.saturating_sub(then) / 1_000;
     if s == 0 { "now".to_owned() } else { format!("{} ago", span(s * 1_000)) }

@@ -203,7 +203,7 @@ fn files(folder: &Path) -> (BTreeMap<String, Metadata>, bool) {
         };
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if matches!(name.as_str(), ".git" | "__pycache__" | ".DS_Store") {
+            if matches!(name.as_str(), ".git" | "__pycache__" | ".DS_Store" | crate::share::ORIGIN_FILE) {
                 continue;
             }
             if files.len() + open.len() >= HASHED_FILES_MAX {

@@ -7,7 +7,7 @@ use std::path::Path;
 ///
 /// On Windows a directory cannot be opened for that and NTFS journals names by itself, so there
 /// it does nothing; that has not been tried against a power cut.
-pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     #[cfg(unix)]
     {
         // An empty path is what `Path::parent` says of a bare relative name.
@@ -23,7 +23,7 @@ pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
 
 /// Creates a directory with its parents and makes each new name durable: without this a power cut
 /// soon after the first start can leave no directory at all, however often its files were synced.
-pub(super) fn create_dir_durably(dir: &Path) -> io::Result<()> {
+pub(crate) fn create_dir_durably(dir: &Path) -> io::Result<()> {
     let mut missing = Vec::new();
     let mut at = dir;
     while !at.as_os_str().is_empty() && !at.exists() {
@@ -43,7 +43,7 @@ pub(super) fn create_dir_durably(dir: &Path) -> io::Result<()> {
 }
 
 /// Removes a directory tree if it is there.
-pub(super) fn remove_tree(dir: &Path) -> io::Result<()> {
+pub(crate) fn remove_tree(dir: &Path) -> io::Result<()> {
     match std::fs::remove_dir_all(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,

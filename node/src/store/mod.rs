@@ -40,6 +40,7 @@ pub(crate) use committer::{Batch, Completion, OnDone, Refused, StoreBad};
 use faults::Faults;
 #[cfg(test)]
 use format::{KEY_LEN_MAX, VALUE_LEN_MAX};
+pub(crate) use fsx::{create_dir_durably, remove_tree, sync_dir};
 pub(crate) use lock::{HomeLock, LockError};
 pub(crate) use metrics::StoreMetrics;
 #[cfg(test)]
@@ -223,6 +224,12 @@ impl Store {
     /// When the system cannot tell.
     pub(crate) fn space(&self) -> io::Result<Space> {
         self.space.check()
+    }
+
+    /// Says how many bytes other parts of the node may write: down to twice the floor, so that they never make the disk low.
+    pub(crate) fn room(&self) -> impl Fn() -> io::Result<u64> + Send + Sync + use<> {
+        let space = self.space.clone();
+        move || space.check().map(|s| s.free.saturating_sub(2 * s.floor))
     }
 
     /// Commits what is queued and closes everything. Blocks until that is done, as does dropping

@@ -95,6 +95,7 @@ async fn run_sample(name: &str, input: &[u8]) -> crate::exec::Exit {
             env: vec![],
             dir_root: dir_root.clone(),
             output_cap: OUTPUT_CAP_DEFAULT,
+            files: crate::exec::Files::default(),
         })
         .unwrap();
     let (_, exit) = tokio::time::timeout(Duration::from_secs(30), exits.recv()).await.unwrap().unwrap();
