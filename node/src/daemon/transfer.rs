@@ -222,7 +222,7 @@ impl Fetcher {
             for all in [false, true] {
                 let sources = if all { self.sources(hash, hints).await } else { some.clone() };
                 for source in sources {
-                    match self.from_one(hash, source, &mut part, tx).await {
+                    match self.try_holder(hash, source, &mut part, tx).await {
                         Ok(()) => return self.finish(part, keep).await,
                         Err(Trouble::Here(why)) => return Err(why),
                         Err(Trouble::There(said)) => {
@@ -276,7 +276,13 @@ impl Fetcher {
     }
 
     /// Fetches what is missing from one holder.
-    async fn from_one(&self, hash: BlobHash, source: Source, part: &mut Option<Part>, tx: &watch::Sender<Progress>) -> Result<(), Trouble> {
+    async fn try_holder(
+        &self,
+        hash: BlobHash,
+        source: Source,
+        part: &mut Option<Part>,
+        tx: &watch::Sender<Progress>,
+    ) -> Result<(), Trouble> {
         if self.inner.liars().contains(&(hash, source.peer)) {
             return Err(Trouble::There("it has sent something else before".into()));
         }

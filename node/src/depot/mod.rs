@@ -11,6 +11,10 @@
 //! <home>/blobs/part/           verified beginnings of what is being fetched (part.rs)
 //! ```
 
+mod draft;
+mod error;
+mod keep;
+mod lease;
 mod part;
 #[cfg(test)]
 mod tests;
@@ -27,9 +31,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::error::DepotError;
+pub(crate) use self::lease::Lease;
 pub(crate) use self::part::Part;
 pub(crate) use self::tree::{GROUP, ReceiveError, SendError};
-use crate::store::{BlobHash, create_dir_durably, remove_tree, sync_dir};
+use crate::store::{BlobHash, create_dir_durably, remove_tree};
 
 /// Most blobs of one node.
 pub(crate) const BLOBS_MAX: usize = 100_000;
@@ -61,57 +67,6 @@ impl Default for Limits {
 
 /// Says how many bytes may be written before the free space that the store needs is touched.
 pub(crate) type Room = Arc<dyn Fn() -> io::Result<u64> + Send + Sync>;
-
-/// Why something could not be done. Nothing is left behind.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum DepotError {
-    /// There is no such blob here.
-    #[error("the blob {0} is not on this node")]
-    Missing(BlobHash),
-    /// No blob here begins so.
-    #[error("no blob on this node begins with '{0}'")]
-    Unknown(String),
-    /// Not a hash, nor the beginning of one.
-    #[error("'{0}' is no hash: it has {PREFIX_MIN} to 64 digits of 0-9 and a-f")]
-    NoHash(String),
-    /// Several blobs begin so.
-    #[error("several blobs begin with '{prefix}': type more digits")]
-    Ambiguous {
-        /// As typed.
-        prefix: String,
-        /// At most ten of them.
-        all: Vec<BlobHash>,
-    },
-    /// What lies on the disk is not what the name says; it was removed.
-    #[error("the blob {0} was damaged on the disk and has been removed; 'blobs get' fetches it again when another node has it")]
-    Damaged(BlobHash),
-    /// Longer than this node takes.
-    #[error("the blob is longer than {}, the most that this node takes ('clawmesh up --blob-max')", bytesize::ByteSize(*max))]
-    TooLong {
-        /// Bytes.
-        max: u64,
-    },
-    /// It would touch the free space that the store needs.
-    #[error("the disk has no room for it: {} more can be written before the node's reserve is touched; free some space, or 'clawmesh blobs rm'", bytesize::ByteSize(*left))]
-    Full {
-        /// Bytes.
-        left: u64,
-    },
-    /// More blobs than one node keeps.
-    #[error("{BLOBS_MAX} blobs are here, which is the limit: remove some with 'clawmesh blobs rm'")]
-    TooMany,
-    /// A task that runs here has it as an input.
-    #[error("the blob {0} is an input of a task that runs here: try again when it has ended")]
-    InUse(BlobHash),
-    /// The system.
-    #[error("cannot {doing} the blob: {source}")]
-    Io {
-        /// What was being done.
-        doing: &'static str,
-        /// What the system said.
-        source: io::Error,
-    },
-}
 
 fn io_error(doing: &'static str) -> impl Fn(io::Error) -> DepotError {
     move |source| DepotError::Io { doing, source }
@@ -281,109 +236,6 @@ impl Depot {
         if bytes > left { Err(DepotError::Full { left }) } else { Ok(()) }
     }
 
-    // ---- writing ----
-
-    /// Says early whether a blob of this length would be taken.
-    ///
-    /// # Errors
-    /// [`DepotError::TooLong`], [`DepotError::Full`], [`DepotError::Io`].
-    pub(crate) fn admits(&self, len: u64) -> Result<(), DepotError> {
-        match self.inner.limits.blob {
-            max if len > max => Err(DepotError::TooLong { max }),
-            _ => self.make_room(len.saturating_add(LOOK_BYTES)),
-        }
-    }
-
-    /// Begins a new blob.
-    ///
-    /// # Errors
-    /// [`DepotError::TooMany`], [`DepotError::Full`], [`DepotError::Io`].
-    pub(crate) fn draft(&self) -> Result<Draft, DepotError> {
-        if self.state().entries.len() >= BLOBS_MAX {
-            return Err(DepotError::TooMany);
-        }
-        self.make_room(LOOK_BYTES)?;
-        let path = self.tmp();
-        let file = File::options().read(true).write(true).create_new(true).open(&path).map_err(io_error("write"))?;
-        Ok(Draft { depot: self.clone(), path, file, len: 0, looked: 0 })
-    }
-
-    /// Takes a file of this disk, which leaves its place. It must be a regular file.
-    ///
-    /// # Errors
-    /// Any [`DepotError`]; the file is gone.
-    pub(crate) fn take(&self, path: &Path, keep: &Keep) -> Result<(BlobHash, Entry), DepotError> {
-        let to = self.tmp();
-        fs::rename(path, &to).map_err(io_error("take"))?;
-        let taken = || {
-            let meta = fs::symlink_metadata(&to)?;
-            if !meta.is_file() {
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
-            }
-            private(&to)?;
-            Ok((File::options().read(true).write(true).open(&to)?, meta.len()))
-        };
-        let opened = taken().map_err(io_error("take"));
-        if opened.is_err() {
-            let _ = fs::remove_file(&to).or_else(|_| fs::remove_dir_all(&to));
-        }
-        let (file, len) = opened?;
-        Draft { depot: self.clone(), path: to, file, len, looked: len }.finish(keep)
-    }
-
-    /// Puts bytes that are in memory.
-    ///
-    /// # Errors
-    /// Any [`DepotError`].
-    #[cfg(test)]
-    pub(crate) fn put(&self, bytes: &[u8], keep: &Keep) -> Result<(BlobHash, Entry), DepotError> {
-        let mut draft = self.draft()?;
-        draft.write(bytes)?;
-        draft.finish(keep)
-    }
-
-    /// Gives a whole, synced and verified file its name.
-    fn publish(&self, data: &Path, hashes: Option<&Path>, hash: BlobHash, len: u64, keep: &Keep) -> io::Result<Entry> {
-        let place = self.path(hash, "");
-        if let Some(fan) = place.parent()
-            && !fan.exists()
-        {
-            create_dir_durably(fan)?;
-        }
-        if let Some(hashes) = hashes {
-            fs::rename(hashes, self.path(hash, "tree"))?;
-        }
-        let mut perms = fs::metadata(data)?.permissions();
-        perms.set_readonly(true);
-        fs::set_permissions(data, perms)?;
-        let entry = Entry {
-            pinned: keep.pinned,
-            name: keep.name.chars().filter(|c| !c.is_control()).take(NAME_MAX).collect(),
-            result: keep.result,
-            modified: modified(&fs::metadata(data)?),
-            ..Entry::new(len)
-        };
-        self.write_meta(hash, &entry)?;
-        fs::rename(data, &place)?;
-        if let Some(fan) = place.parent() {
-            sync_dir(fan)?;
-        }
-        self.state().entries.insert(hash, entry.clone());
-        self.inner.changed.notify_one();
-        Ok(entry)
-    }
-
-    fn write_meta(&self, hash: BlobHash, entry: &Entry) -> io::Result<()> {
-        let tmp = self.tmp();
-        let mut file = File::create(&tmp)?;
-        file.write_all(&serde_json::to_vec(entry).map_err(io::Error::other)?)?;
-        file.sync_all()?;
-        fs::rename(&tmp, self.path(hash, "json"))?;
-        self.path(hash, "").parent().map_or(Ok(()), sync_dir)
-    }
-
-    // ---- reading ----
-
     /// What is known of a blob that is here.
     pub(crate) fn entry(&self, hash: BlobHash) -> Option<Entry> {
         self.state().entries.get(&hash).cloned()
@@ -482,196 +334,6 @@ impl Depot {
         *state.leases.entry(hash).or_default() += 1;
         Ok(Lease { depot: self.clone(), hash, path: self.path(hash, "") })
     }
-
-    // ---- keeping ----
-
-    /// Pins or unpins a blob.
-    ///
-    /// # Errors
-    /// [`DepotError::Missing`], [`DepotError::Io`].
-    pub(crate) fn pin(&self, hash: BlobHash, pinned: bool) -> Result<Entry, DepotError> {
-        let mut entry = self.used(hash).ok_or(DepotError::Missing(hash))?;
-        entry.pinned = pinned;
-        self.write_meta(hash, &entry).map_err(io_error("keep"))?;
-        self.state().entries.insert(hash, entry.clone());
-        Ok(entry)
-    }
-
-    /// Removes a blob, and the beginning of one that was being fetched. False when there was neither.
-    ///
-    /// # Errors
-    /// [`DepotError::InUse`].
-    pub(crate) fn remove(&self, hash: BlobHash) -> Result<bool, DepotError> {
-        if self.state().leases.contains_key(&hash) {
-            return Err(DepotError::InUse(hash));
-        }
-        let part = part::forget(&self.inner.dir.join(PART), hash);
-        Ok(self.forget(hash).is_some() || part)
-    }
-
-    fn forget(&self, hash: BlobHash) -> Option<Entry> {
-        let was = self.state().entries.remove(&hash);
-        self.inner.changed.notify_one();
-        // The content last: files without a content are removed at the next start.
-        for ending in ["json", "tree", ""] {
-            let path = self.path(hash, ending);
-            unlock(&path);
-            if let Err(e) = fs::remove_file(&path)
-                && e.kind() != io::ErrorKind::NotFound
-            {
-                tracing::warn!(path = %path.display(), error = %e, "a blob's file cannot be removed");
-            }
-        }
-        was
-    }
-
-    /// Lets go of what nobody has pinned and nobody used for a week, and of the oldest of it when the cache is above its bound.
-    pub(crate) fn sweep(&self) -> usize {
-        let too_old = now_ms().saturating_sub(u64::try_from(CACHED_FOR.as_millis()).unwrap_or(u64::MAX));
-        let cached: Vec<(BlobHash, Entry)> = self.list().into_iter().filter(|(_, e)| !e.pinned).collect();
-        let mut gone = 0;
-        for (hash, _) in cached.iter().filter(|(_, e)| e.used_at < too_old) {
-            gone += usize::from(self.remove(*hash).unwrap_or(false));
-        }
-        let total: u64 = cached.iter().filter(|(_, e)| e.used_at >= too_old).map(|(_, e)| e.len).sum();
-        part::forget_old(&self.inner.dir.join(PART));
-        gone + self.evict(total.saturating_sub(self.inner.limits.cache))
-    }
-
-    /// Removes at least so many bytes of what nobody has pinned, as far as there are any: results last, the longest unused first.
-    fn evict(&self, bytes: u64) -> usize {
-        let mut cached: Vec<(BlobHash, Entry)> = self.list().into_iter().filter(|(_, e)| !e.pinned).collect();
-        cached.sort_by_key(|(_, e)| (e.result, e.used_at));
-        let (mut left, mut gone) = (bytes, 0);
-        for (hash, entry) in cached {
-            if left == 0 {
-                break;
-            }
-            if self.remove(hash).unwrap_or(false) {
-                left = left.saturating_sub(entry.len);
-                gone += 1;
-            }
-        }
-        gone
-    }
-
-    /// Bytes of everything, and of what is pinned.
-    pub(crate) fn sizes(&self) -> (u64, u64) {
-        let state = self.state();
-        let sum = |pinned: bool| state.entries.values().filter(|e| e.pinned == pinned).map(|e| e.len).sum::<u64>();
-        let pinned = sum(true);
-        (pinned + sum(false), pinned)
-    }
-}
-
-/// A blob being written; leaves nothing when dropped.
-pub(crate) struct Draft {
-    depot: Depot,
-    path: PathBuf,
-    file: File,
-    len: u64,
-    looked: u64,
-}
-
-impl Draft {
-    /// Adds bytes.
-    ///
-    /// # Errors
-    /// [`DepotError::TooLong`], [`DepotError::Full`], [`DepotError::Io`].
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), DepotError> {
-        self.len += bytes.len() as u64;
-        let max = self.depot.inner.limits.blob;
-        if self.len > max {
-            return Err(DepotError::TooLong { max });
-        }
-        self.file.write_all(bytes).map_err(io_error("write"))?;
-        if self.len - self.looked >= LOOK_BYTES {
-            self.looked = self.len;
-            // To the disk as it comes, or the sync at the end holds everybody up.
-            self.file.sync_data().map_err(io_error("write"))?;
-            self.depot.make_room(LOOK_BYTES)?;
-        }
-        Ok(())
-    }
-
-    /// Hashes it, makes it durable, gives it its name.
-    ///
-    /// # Errors
-    /// Any [`DepotError`].
-    pub(crate) fn finish(self, keep: &Keep) -> Result<(BlobHash, Entry), DepotError> {
-        use std::io::Seek;
-        if self.len > self.depot.inner.limits.blob {
-            return Err(DepotError::TooLong { max: self.depot.inner.limits.blob });
-        }
-        let hashes = TmpFile(self.path.with_extension("tree"));
-        let mut board = match tree::hashes_len(self.len) {
-            0 => None,
-            _ => Some(File::options().read(true).write(true).create_new(true).open(&hashes.0).map_err(io_error("write"))?),
-        };
-        (&self.file).rewind().map_err(io_error("read"))?;
-        let hash = tree::hash(&self.file, self.len, board.as_mut()).map_err(io_error("read"))?;
-        // One that is here already is replaced all the same: it may have rotted, and this one is known to be right.
-        let before = self.depot.entry(hash);
-        if let Some(board) = &board {
-            board.sync_all().map_err(io_error("write"))?;
-        }
-        self.file.sync_all().map_err(io_error("write"))?;
-        let hashes = board.is_some().then_some(hashes.0.as_path());
-        let keep = before.map_or_else(|| keep.clone(), |b| keep.and(&b));
-        let entry = self.depot.publish(&self.path, hashes, hash, self.len, &keep).map_err(io_error("store"))?;
-        Ok((hash, entry))
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        // Gone already when it has its name; what cannot be removed goes at the next start.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-/// Removed when dropped; gone already when it was renamed.
-struct TmpFile(PathBuf);
-
-impl Drop for TmpFile {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
-}
-
-/// Keeps a blob here while a task has it as an input.
-pub(crate) struct Lease {
-    depot: Depot,
-    hash: BlobHash,
-    path: PathBuf,
-}
-
-impl Lease {
-    /// Where the content lies.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let entry = {
-            let mut state = self.depot.state();
-            if let Some(n) = state.leases.get_mut(&self.hash) {
-                *n = n.saturating_sub(1);
-                if *n == 0 {
-                    state.leases.remove(&self.hash);
-                }
-            }
-            state.entries.get(&self.hash).cloned()
-        };
-        // A task that got the file itself, by a hard link, may have written into it against its permissions.
-        let Some(entry) = entry else { return };
-        let same = fs::metadata(&self.path).is_ok_and(|m| m.len() == entry.len && modified(&m) == entry.modified);
-        if !same {
-            let _ = self.depot.damaged(self.hash);
-        }
-    }
 }
 
 fn modified(meta: &fs::Metadata) -> u128 {
@@ -680,20 +342,6 @@ fn modified(meta: &fs::Metadata) -> u128 {
 
 fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|d| u64::try_from(d.as_millis()).ok()).unwrap_or(0)
-}
-
-/// Readable and writable by the node's user only, whatever the task had made of it.
-#[cfg(unix)]
-fn private(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
-}
-
-/// Windows: a moved file keeps its access list, and loses only the read-only mark. Not tried on Windows.
-#[cfg(not(unix))]
-fn private(path: &Path) -> io::Result<()> {
-    unlock(path);
-    Ok(())
 }
 
 /// Windows does not remove files that are read-only. Not tried on Windows.
