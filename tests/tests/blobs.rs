@@ -243,6 +243,36 @@ fn a_holder_that_stops_in_the_middle_is_left_for_the_next() {
     assert!(mesh[1].metric("clawmesh_blob_sent_bytes_total", "") > 1e6);
 }
 
+#[test]
+fn a_task_whose_input_cannot_be_had_fails_with_a_sentence_and_can_be_cancelled() {
+    let mesh = Mesh::of(3).node_args(2, ["--blob-rate", "1MiB"]).start();
+    let file = noise(mesh.dir(), "model.bin", LARGE);
+    let hash = put(&mesh[2], &file);
+    let submit = || {
+        let args = ["run", "--detach", "--node", "n1", "--in"];
+        let out = mesh[0].command(["--json"]).args(args).args([&format!("m={hash}"), "--", "true"]).run().ok().json();
+        out["id"].as_str().expect("an id").to_owned()
+    };
+    // It would take a minute to fetch: long enough to be cancelled in the middle.
+    let id = submit();
+    wait_until("the input is on its way", LONG, || match mesh[1].metric("clawmesh_blob_received_bytes_total", "") {
+        n if n > 0.0 => Ok(()),
+        n => Err(n.to_string()),
+    });
+    mesh[0].cli(["tasks", "cancel", &id]).ok();
+    let ended = mesh[0].cli(["--json", "tasks", "wait", &id, "--wait-timeout", "60s"]);
+    assert!(ended.out().contains("cancelled"), "{}", ended.told());
+    // The only holder goes away in the middle.
+    let id = submit();
+    mesh[0].task_until(&id, "running", LONG);
+    mesh[2].kill();
+    mesh[0].command(["tasks", "wait", &id, "--wait-timeout", "120s"]).within(AGES).run().exits(1);
+    mesh[0].cli(["tasks", "show", &id]).ok().stdout_has(&["the input file 'm' cannot be had"]);
+    // Nobody in reach knows of it: refused at the submit.
+    let nothing = format!("m={}", "1".repeat(64));
+    mesh[0].command(["run", "--in", &nothing, "--", "true"]).within(AGES).run().exits(125).stderr_has(&["no node that can be reached"]);
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 #[ignore = "needs root: network namespaces, nft"]

@@ -89,6 +89,7 @@ impl Depot {
             ..Entry::new(len)
         };
         self.write_meta(hash, &entry)?;
+        super::unlock(&place);
         fs::rename(data, &place)?;
         if let Some(fan) = place.parent() {
             sync_dir(fan)?;
