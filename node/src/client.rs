@@ -388,6 +388,13 @@ impl Client {
         }
         self.get(&format!("/skills/resolve?{}", query.finish())).await
     }
+    /// Every skill file in this node's folders with its verdict.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub(crate) async fn local_skills(&self) -> Result<Vec<crate::api::types::LocalSkill>, ClientError> {
+        self.get("/skills/local").await
+    }
     /// Who offers a skill, by the DHT alone.
     ///
     /// # Errors

@@ -234,7 +234,7 @@ impl Nursery {
             .arg("--home")
             .arg(&node.home)
             // The mesh port is for this machine only: three nodes that run commands for whoever holds the key.
-            .args(["up", "--api-port", "0", "--mesh-port", "0", "--loopback-only", "--name", node.name]);
+            .args(["up", "--api-port", "0", "--mesh-port", "0", "--loopback-only", "--no-openclaw-skills", "--name", node.name]);
         if let Some(after) = plan.lost_after {
             command.arg("--lost-after").arg(humantime::format_duration(after).to_string().replace(' ', ""));
         }

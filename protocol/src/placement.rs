@@ -255,6 +255,10 @@ mod tests {
             facts,
             facts_age_ms: 60_000,
             boot: 1,
+            agent: "",
+            agent_slots: 0,
+            agent_load: 0,
+            runs_somewhere: false,
             avoid: false,
         }
     }

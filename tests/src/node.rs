@@ -41,8 +41,18 @@ pub struct NodeBuilder {
 impl NodeBuilder {
     /// A node with its home and logs in `dir`: any free ports, loopback only, no mDNS.
     pub fn new(dir: &Path, name: &str) -> Self {
-        // The tester's own tailnet is none of the mesh's business.
-        let args = ["--api-port", "0", "--name", name, "--no-mdns", "--loopback-only", "--tailscale-command", "/nonexistent"];
+        // The tester's own tailnet is none of the mesh's business, and neither are the skills of their OpenClaw.
+        let args = [
+            "--api-port",
+            "0",
+            "--name",
+            name,
+            "--no-mdns",
+            "--loopback-only",
+            "--no-openclaw-skills",
+            "--tailscale-command",
+            "/nonexistent",
+        ];
         Self {
             name: name.to_owned(),
             home: dir.join(name),
@@ -52,6 +62,12 @@ impl NodeBuilder {
             env: Vec::new(),
             port: None,
         }
+    }
+    /// Takes the skills of an OpenClaw in the pretended user's home, too.
+    #[must_use]
+    pub fn openclaw_skills(mut self) -> Self {
+        self.args.retain(|arg| arg != "--no-openclaw-skills");
+        self
     }
     /// Adds flags of `up`; one that takes a single value replaces its earlier self.
     #[must_use]
@@ -132,6 +148,10 @@ impl Node {
     /// Its home.
     pub fn home(&self) -> &Path {
         &self.how.home
+    }
+    /// The home of the user whom it believes to run as.
+    pub fn user_home(&self) -> PathBuf {
+        user_home(self.home())
     }
     /// Its process, while it runs.
     pub fn pid(&self) -> Option<u32> {

@@ -15,7 +15,7 @@ const STOP_MAX: Duration = Duration::from_secs(2);
 
 /// `up` on this home, which must end by itself.
 fn up(home: &Path, args: &[&str]) -> Said {
-    let fixed = ["up", "--no-mdns", "--loopback-only"];
+    let fixed = ["up", "--no-mdns", "--loopback-only", "--no-openclaw-skills"];
     Cli::new(home, None).args(fixed).args(args).within(SHORT).run()
 }
 

@@ -10,6 +10,8 @@ use clawmesh_protocol::{
 };
 use futures::{future::BoxFuture, stream::BoxStream};
 
+use super::types::LocalSkill;
+
 /// The node is stopping and answers no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the node is stopping")]
@@ -52,6 +54,8 @@ pub(crate) trait Backend: Send + Sync + 'static {
     fn logs(&self, worker: Peer, id: ShortId, attempt: u32, follow: bool) -> BoxFuture<'_, Result<LogStream, String>>;
     /// Who offers a skill, by the DHT alone: a hint, maybe stale, incomplete or empty.  Takes about two seconds at most.
     fn providers(&self, skill: String) -> BoxFuture<'_, Vec<Peer>>;
+    /// Every skill file in this node's folders with its verdict, as last looked at.
+    fn local_skills(&self) -> Vec<LocalSkill>;
     /// All figures in OpenMetrics text.
     fn metrics(&self) -> String;
     /// What this node is.

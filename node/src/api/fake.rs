@@ -329,6 +329,9 @@ impl Backend for Fake {
     fn providers(&self, skill: String) -> BoxFuture<'_, Vec<Peer>> {
         async move { if skill == "count_words" { vec![THERE] } else { Vec::new() } }.boxed()
     }
+    fn local_skills(&self) -> Vec<super::types::LocalSkill> {
+        Vec::new()
+    }
     fn metrics(&self) -> String {
         "clawmesh_nodes 2\n# EOF\n".into()
     }

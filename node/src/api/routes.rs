@@ -28,7 +28,7 @@ use super::{
     metrics::{ApiMetrics, Refused},
     problem::nearest,
     settings, skills, tasks,
-    types::{Done, Invitation, Problem, QuorumChange, StatusReport},
+    types::{Done, Invitation, LocalSkill, Problem, QuorumChange, StatusReport},
     wait,
 };
 
@@ -180,6 +180,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/status", get(status))
         .route("/nodes", get(nodes))
         .route("/skills", get(skills::list))
+        .route("/skills/local", get(local_skills))
         .route("/skills/resolve", get(skills::resolve))
         .route("/skills/{name}/providers", get(skills::providers))
         .route("/invite", get(invite))
@@ -297,6 +298,10 @@ async fn status(State(app): State<Arc<App>>) -> Result<Json<StatusReport>, Probl
 
 async fn nodes(State(app): State<Arc<App>>) -> Result<Json<Vec<MemberView>>, Problem> {
     Ok(Json(app.view().await?.members))
+}
+
+async fn local_skills(State(app): State<Arc<App>>) -> Json<Vec<LocalSkill>> {
+    Json(app.backend.local_skills())
 }
 
 async fn invite(State(app): State<Arc<App>>) -> Json<Invitation> {

@@ -23,6 +23,9 @@ pub(crate) struct ApiFile {
     pub(crate) node: Peer,
 }
 
+/// A skill file in this node's folders with its verdict.
+pub(crate) use crate::skills::Report as LocalSkill;
+
 /// An error as `application/problem+json` (RFC 9457).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Problem {

@@ -6,7 +6,7 @@ use clap::Args;
 use clawmesh_protocol::face::State;
 
 use super::{
-    Context,
+    Context, blobs,
     run::{check, detached, exit_code, how_it_ended, input, report_answer, wait_for_one},
     spec::{TaskFlags, limit},
 };
@@ -57,9 +57,11 @@ impl AskArgs {
 /// Asks, and waits for the answer.
 pub(super) async fn ask(cx: &Context, args: AskArgs) -> Result<(), Failure> {
     let (detach, id_only, wait_timeout) = (args.detach || args.id_only, args.id_only, args.wait_timeout);
-    let wanted = args.into_submission()?;
-    check(&wanted)?;
+    let ins = args.task.ins.clone();
+    let mut wanted = args.into_submission()?;
+    check(&wanted, &ins)?;
     let client = cx.client()?;
+    blobs::inputs(cx, &client, &ins, &mut wanted.task).await?;
     let accepted = client.submit(&wanted).await?;
     if detach {
         return detached(cx, &accepted, id_only);

@@ -9,6 +9,7 @@ mod quorum;
 mod run;
 mod share;
 mod skills;
+mod skills_check;
 mod spec;
 mod tasks;
 #[cfg(test)]

@@ -96,7 +96,7 @@ pub(super) async fn publish(cx: &Context, args: Publish) -> Result<(), Failure> 
     }
     let dir = args.dir.unwrap_or_default();
     let real = dir.canonicalize().map_err(|e| Failure::usage(format!("cannot read {}: {e}", dir.display())))?;
-    let found = scan(&[Root::skills(&real)], &Host::current());
+    let found = scan(&[Root::skills(&real)], &Host::current(Default::default()));
     if let Some(r) = found.rejected.first() {
         return Err(Failure::refused(format!("{} is not usable as a skill: {}", r.path.display(), r.problem.message)));
     }
@@ -243,7 +243,7 @@ fn judge(name: &str, files: &Packed) -> Result<Option<String>, Failure> {
         return Err(Failure::refused(format!("'{name}' has no SKILL.md: it is no skill")));
     };
     std::fs::create_dir(&dir).and_then(|()| std::fs::write(dir.join("SKILL.md"), text)).map_err(failed)?;
-    let found = scan(&[Root::skills(&dir)], &Host::current());
+    let found = scan(&[Root::skills(&dir)], &Host::current(Default::default()));
     if let Some(r) = found.rejected.first() {
         return Err(Failure::refused(format!("'{name}' is not usable as a skill: {}", r.problem.message)));
     }

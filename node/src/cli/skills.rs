@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use clawmesh_protocol::face::{Resolved, SkillQuery, SkillView};
 
-use super::Context;
+use super::{Context, skills_check};
 use crate::{
     api::nearest,
     client::Client,
@@ -17,7 +17,13 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub(super) enum Skills {
     /// List the skills of the mesh.
-    Ls,
+    Ls {
+        /// Of this node alone, but all it has found: with those that it can't use, what is missing, and how to install that.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Say of each skill file what OpenClaw and the mesh make of it, and what is missing; needs no running node.
+    Check(skills_check::CheckArgs),
     /// Show a skill, the nodes that offer it, and how it has run there.
     Show {
         /// The skill's name.
@@ -68,17 +74,19 @@ pub(super) struct Find {
 
 /// The group.
 pub(super) async fn skills(cx: &Context, what: Option<Skills>) -> Result<(), Failure> {
-    let what = match what {
-        Some(Skills::Publish(args)) => return super::share::publish(cx, args).await,
-        Some(Skills::Install(args)) => return super::share::install(cx, args).await,
-        Some(Skills::Update(args)) => return super::share::update(cx, args).await,
-        Some(Skills::Remove(args)) => return super::share::remove(cx, &args),
-        Some(Skills::Origin { name }) => return super::share::origin(cx, name.as_deref()),
+    let what = match what.unwrap_or(Skills::Ls { all: false }) {
+        Skills::Check(args) => return skills_check::check(cx, args).await,
+        Skills::Publish(args) => return super::share::publish(cx, args).await,
+        Skills::Install(args) => return super::share::install(cx, args).await,
+        Skills::Update(args) => return super::share::update(cx, args).await,
+        Skills::Remove(args) => return super::share::remove(cx, &args),
+        Skills::Origin { name } => return super::share::origin(cx, name.as_deref()),
         other => other,
     };
     let client = cx.client()?;
-    match what.unwrap_or(Skills::Ls) {
-        Skills::Ls => {
+    match what {
+        Skills::Ls { all: true } => skills_check::all(cx, &client).await,
+        Skills::Ls { all: false } => {
             let all = client.skills().await?;
             cx.output.skills(&all)?;
             match all.iter().find(|s| s.runnable) {
@@ -92,7 +100,9 @@ pub(super) async fn skills(cx: &Context, what: Option<Skills>) -> Result<(), Fai
         Skills::Show { name } => show(cx, &client, &name).await,
         Skills::Resolve { names } => resolve(cx, &client, &names).await,
         // They are done above: they need no answer of a running node, or not only.
-        Skills::Publish(_) | Skills::Install(_) | Skills::Update(_) | Skills::Remove(_) | Skills::Origin { .. } => Ok(()),
+        Skills::Check(_) | Skills::Publish(_) | Skills::Install(_) | Skills::Update(_) | Skills::Remove(_) | Skills::Origin { .. } => {
+            Ok(())
+        }
     }
 }
 

@@ -63,6 +63,9 @@ pub(super) struct Flags {
     /// How fast shared blobs leave this node, all together, bytes per second; 0 = as fast as they can.
     #[arg(long, default_value = "0", value_name = "SIZE", value_parser = rate)]
     blob_rate: u64,
+    /// Do not look for skills in OpenClaw's folders, nor into its configuration.
+    #[arg(long)]
+    no_openclaw_skills: bool,
     /// Address of a node (host:port or a multiaddr) to connect to; may be given several times.
     #[arg(long = "peer", value_name = "ADDRESS")]
     peers: Vec<String>,
@@ -111,6 +114,8 @@ pub(crate) struct UpArgs {
     pub(crate) blob_cache: u64,
     /// Bytes per second of all shared blobs that leave; 0 = no limit, else at least 64 KiB.
     pub(crate) blob_rate: u64,
+    /// Take the skills of an OpenClaw on this machine, too.
+    pub(crate) openclaw_skills: bool,
     /// Addresses to dial, as typed.
     pub(crate) peers: Vec<String>,
     /// Program to ask for the tailnet's peers; none = `tailscale` where it is installed.
@@ -145,6 +150,7 @@ impl Flags {
             blob_max: self.blob_max,
             blob_cache: self.blob_cache,
             blob_rate: self.blob_rate,
+            openclaw_skills: !self.no_openclaw_skills,
             peers: self.peers,
             tailscale_command: self.tailscale_command,
             loopback_only: self.loopback_only,

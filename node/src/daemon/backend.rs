@@ -1,6 +1,6 @@
 //! The node as the API sees it.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use clawmesh_protocol::{
     face::{Command, DataView, Reply},
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{bulk, driver::Call, run, sharing::Shared};
 use crate::{
-    api::{Backend, Gone, LogStream, NodeInfo, Sharing},
+    api::{Backend, Gone, LogStream, NodeInfo, Sharing, types::LocalSkill},
     exec::Executor,
     net::Net,
     store::{BlobHash, Store},
@@ -33,6 +33,7 @@ pub(crate) struct Node {
     pub(crate) net: Arc<Net>,
     pub(crate) exec: Executor,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) shelf: run::Shelf,
     pub(crate) info: NodeInfo,
     pub(crate) stop: CancellationToken,
     pub(crate) shared: Shared,
@@ -82,6 +83,10 @@ impl Backend for Node {
 
     fn sharing(&self) -> Option<&dyn Sharing> {
         Some(&self.shared)
+    }
+
+    fn local_skills(&self) -> Vec<LocalSkill> {
+        crate::skills::local(&self.shelf.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn metrics(&self) -> String {

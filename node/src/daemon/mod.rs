@@ -50,7 +50,7 @@ use crate::{
     net::{Identity, Net, NetConfig, Ticket},
     output::{Failure, Mode, Output},
     share::Offers,
-    skills::{Library, Root},
+    skills::{Library, Root, SkillSources, Surroundings},
     store::{Completion, HomeLock, LockError, Options, Store, StoreMetrics},
 };
 
@@ -342,7 +342,7 @@ async fn node(args: UpArgs, output: Output) -> Result<(), Failure> {
         tracing::warn!(program = %program.display(), "the agent is not here, or is not executable: prompts go to other nodes until it is");
     }
     mesh.handle(clock::now(), Input::Agent(present.clone()), &mut first);
-    let library = open_library(&home_dir, &args.skills, &shelf).await;
+    let library = open_library(&home_dir, &args, &shelf).await;
     mesh.handle(clock::now(), Input::Skills(run::catalogue(&shelf.read().unwrap_or_else(PoisonError::into_inner))), &mut first);
 
     let shared = {
@@ -368,6 +368,7 @@ async fn node(args: UpArgs, output: Output) -> Result<(), Failure> {
         net: net.clone(),
         exec: exec.clone(),
         registry: Arc::new(registry),
+        shelf: shelf.clone(),
         info,
         stop: stop.clone(),
         shared: shared.clone(),
@@ -535,12 +536,13 @@ async fn open_depot(args: &UpArgs, store: &Store) -> Result<Depot, Failure> {
     }
 }
 
-async fn open_library(home: &Path, extra: &[PathBuf], shelf: &run::Shelf) -> Option<Library> {
-    let mut roots = vec![Root::skills(home.join("skills"))];
-    roots.extend(extra.iter().map(Root::extra));
+async fn open_library(home: &Path, args: &UpArgs, shelf: &run::Shelf) -> Option<Library> {
+    let mut own = vec![Root::skills(home.join("skills"))];
+    own.extend(args.skills.iter().map(Root::extra));
+    let sources = SkillSources { own, openclaw: args.openclaw_skills.then(Surroundings::current) };
     let shelf = shelf.clone();
     tokio::task::spawn_blocking(move || {
-        let library = Library::open(roots);
+        let library = Library::open(sources);
         let scan = library.current().clone();
         for r in &scan.rejected {
             tracing::warn!(path = %r.path.display(), code = r.problem.code, "a skill is not usable: {}", r.problem.message);

@@ -168,7 +168,7 @@ async fn process(
         },
         Err(error) => Exit::new(Kind::Failed, None, format!("the system did not tell how the process ended: {error}")),
     };
-    let mut kept = Kept::default();
+    let mut kept = files::Kept::default();
     if exit.kind != Kind::Killed && !job.files.outs.is_empty() {
         let (path, files) = (dir.path().to_owned(), job.files.clone());
         let collected = tokio::task::spawn_blocking(move || files::collect(&path, &files)).await;

@@ -74,7 +74,7 @@ fn one_content_has_one_archive_whatever_the_folder_is_like() {
     let (one, two) = (pack(&read_folder(a.path()).unwrap()).unwrap(), pack(&read_folder(b.path()).unwrap()).unwrap());
     assert_eq!(one, two);
     assert_eq!(unpack(&one).unwrap(), demo());
-    let scan = crate::skills::scan(&[crate::skills::Root::skills(b.path())], &crate::skills::Host::current());
+    let scan = crate::skills::scan(&[crate::skills::Root::skills(b.path())], &crate::skills::Host::current(Default::default()));
     assert_eq!(
         content_hash(&demo()),
         scan.skills[0].hash.to_hex().to_string(),

@@ -3,32 +3,31 @@
 //! Two readers look at the block. A line reader always finds something; the YAML reader decides.
 //! A description that is no YAML (`description: Use for: x`) is quoted and tried again, because OpenClaw does so.
 
-use std::collections::BTreeMap;
-
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Problem;
+use super::yaml::{self, Fault, Js, Parsed, Val};
 
 /// The keys of a front matter with their values as text; structures as JSON.
 pub(crate) type Fields = BTreeMap<String, String>;
 
-/// At most this many values are quoted before the block is given up.
-const REPAIRS_MAX: usize = 3;
+/// Texts that people write without minding YAML; one repair each, at most.
+const FREE_TEXT: [&str; 3] = ["description", "read_when", "summary"];
 
-/// Anchors and aliases could blow a small block up; no real skill uses more than a few nodes.
-const NODES_MAX: usize = 20_000;
-
-/// The reader calls itself for each level.
-const DEPTH_MAX: usize = 64;
+/// A file that is refused, and what its lines say all the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) problem: Problem,
+    pub(crate) fields: Fields,
+}
 
 /// Reads the front matter of a whole file. A file without one has no fields; one that does not end is an error.
-pub(crate) fn parse(text: &str) -> Result<Fields, Problem> {
+pub(crate) fn parse(text: &str) -> Result<Fields, Box<Refused>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
-    match block(&text)? {
+    match block(&text).map_err(|problem| Box::new(Refused { problem, fields: Fields::new() }))? {
+        None | Some("") => Ok(Fields::new()),
         Some(block) => fields(block),
-        None => Ok(Fields::new()),
     }
 }
 
@@ -40,10 +39,11 @@ fn block(text: &str) -> Result<Option<&str>, Problem> {
     if !is_delimiter(first) {
         return Ok(None);
     }
-    let mut at = 0;
+    let mut at: usize = 0;
     for line in rest.split_inclusive('\n') {
         if is_delimiter(line.strip_suffix('\n').unwrap_or(line)) {
-            return Ok(rest.get(..at));
+            // The line end before the delimiter belongs to it.
+            return Ok(rest.get(..at.saturating_sub(1)));
         }
         at += line.len();
     }
@@ -59,55 +59,29 @@ fn is_space(c: char) -> bool {
     (c.is_whitespace() && c != '\u{85}') || c == '\u{feff}'
 }
 
-fn trim(text: &str) -> &str {
+/// As JavaScript trims.
+pub(super) fn trim(text: &str) -> &str {
     text.trim_matches(is_space)
 }
 
-fn fields(block: &str) -> Result<Fields, Problem> {
+fn fields(block: &str) -> Result<Fields, Box<Refused>> {
     let lines = by_lines(block);
-    let mut fields = Fields::new();
-    for (key, value) in by_yaml(block)? {
-        let key = trim(&key).to_owned();
-        let inline = lines.get(&key).filter(|line| line.inline);
-        let text = match value {
-            Value::Null => continue,
-            Value::String(text) => trim(&text).to_owned(),
-            Value::Bool(value) => value.to_string(),
-            Value::Number(number) => as_javascript_prints(&number),
-            structure @ (Value::Array(_) | Value::Object(_)) => match inline.filter(|line| line.value.contains(':')) {
-                Some(line) => line.value.clone(),
-                None => structure.to_string(),
-            },
-        };
-        if !key.is_empty() {
-            fields.insert(key, text);
+    let mut text: Vec<u16> = block.encode_utf16().collect();
+    let mut outcome = by_yaml(&text, &lines);
+    for _ in FREE_TEXT {
+        if outcome.is_ok() {
+            break;
         }
+        let Some(repaired) = repair(&text) else { break };
+        text = repaired;
+        outcome = by_yaml(&text, &lines);
     }
-    for (key, line) in lines {
-        fields.entry(key).or_insert(line.value);
-    }
-    Ok(fields)
-}
-
-/// `1.0` is `1` there.
-fn as_javascript_prints(number: &serde_json::Number) -> String {
-    match number.as_f64() {
-        Some(float) if number.is_f64() => format!("{float}"),
-        _ => number.to_string(),
-    }
-}
-
-/// A value as the line reader sees it.
-#[derive(Debug)]
-struct Line {
-    value: String,
-    /// Written behind the colon, not below it.
-    inline: bool,
+    outcome.map_err(|problem| Box::new(Refused { problem, fields: lines }))
 }
 
 /// `key: value` lines; an empty value with indented lines below takes those.
-fn by_lines(block: &str) -> BTreeMap<String, Line> {
-    let mut found = BTreeMap::new();
+fn by_lines(block: &str) -> Fields {
+    let mut found = Fields::new();
     let mut lines = block.split('\n').peekable();
     while let Some(line) = lines.next() {
         let Some((key, value)) = key_and_value(line) else {
@@ -115,210 +89,149 @@ fn by_lines(block: &str) -> BTreeMap<String, Line> {
         };
         let value = trim(value);
         let is_below = |line: &&str| line.is_empty() || line.starts_with([' ', '\t']);
-        let (value, inline) = if value.is_empty() && lines.peek().is_some_and(|next| next.starts_with([' ', '\t'])) {
+        let value = if value.is_empty() && lines.peek().is_some_and(|next| next.starts_with([' ', '\t'])) {
             let mut below = Vec::new();
             while let Some(line) = lines.next_if(is_below) {
                 below.push(line);
             }
-            (trim(&below.join("\n")).to_owned(), false)
+            trim(&below.join("\n")).to_owned()
         } else {
-            (unquote(value).to_owned(), true)
+            unquote(value).to_owned()
         };
         if !value.is_empty() {
-            found.insert(key.to_owned(), Line { value, inline });
+            found.insert(key.to_owned(), value);
         }
     }
     found
 }
 
+fn is_word(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_' || c == '-'
+}
+
+/// `^([\w-]+):\s*(.*)$`, where a dot is no line separator of Unicode.
 fn key_and_value(line: &str) -> Option<(&str, &str)> {
     let (key, value) = line.split_once(':')?;
-    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    (!key.is_empty() && key.chars().all(is_word)).then_some((key, value))
+    let value = value.trim_start_matches(is_space);
+    (!key.is_empty() && key.chars().all(is_word) && !value.contains(['\u{2028}', '\u{2029}', '\r'])).then_some((key, value))
 }
 
 fn unquote(value: &str) -> &str {
-    let between = |quote: char| value.strip_prefix(quote)?.strip_suffix(quote);
+    let between = |quote: char| {
+        let rest = value.strip_prefix(quote)?;
+        if rest.is_empty() { Some(rest) } else { rest.strip_suffix(quote) }
+    };
     between('"').or_else(|| between('\'')).unwrap_or(value)
 }
 
-/// The block as YAML 1.2, with the repairs.
-fn by_yaml(block: &str) -> Result<Vec<(String, Value)>, Problem> {
-    let mut text = block.to_owned();
-    for _ in 0..REPAIRS_MAX {
-        match read_yaml(&text) {
-            Ok(map) => return Ok(map),
-            Err(failure) => match repair(&text, &failure) {
-                Some(repaired) => text = repaired,
-                None => return Err(failure.problem),
-            },
-        }
+/// The block as YAML 1.2, completed with what only the lines say.
+fn by_yaml(text: &[u16], lines: &Fields) -> Result<Fields, Problem> {
+    let refused = |code, message: &str| Problem::new(code, format!("invalid front matter: {message}"));
+    let parsed = yaml::parse(text);
+    if let Some(fault) = parsed.faults.first() {
+        return Err(refused(fault.code, &fault.message));
     }
-    read_yaml(&text).map_err(|failure| failure.problem)
-}
-
-struct Failure {
-    problem: Problem,
-    /// Counted from 0, when the reader knows it.
-    line: Option<usize>,
-}
-
-fn read_yaml(text: &str) -> Result<Vec<(String, Value)>, Failure> {
-    let options = serde_saphyr::options! {
-        strict_booleans: true,
-        budget: serde_saphyr::budget! { max_nodes: NODES_MAX, max_depth: DEPTH_MAX },
+    let Some(Val::Map(pairs)) = parsed.contents.as_ref().map(|value| &value.val) else {
+        return Err(refused("INVALID_ROOT", "it must be a mapping of keys to values"));
     };
-    match serde_saphyr::from_str_with_options::<Loose>(text, options) {
-        Ok(Loose::Map(map)) => Ok(map),
-        Ok(Loose::Plain(Value::Null)) => Ok(Vec::new()),
-        Ok(Loose::Plain(_)) => {
-            let problem = Problem::new("NOT_A_MAPPING", "the front matter is not a list of `key: value` lines");
-            Err(Failure { problem, line: None })
-        }
-        Err(error) => {
-            let line = error.location().and_then(|at| usize::try_from(at.line()).ok()).and_then(|line| line.checked_sub(1));
-            let message = error.without_snippet().to_string();
-            Err(Failure { problem: Problem::new(yaml_code(&message), format!("invalid front matter: {message}")), line })
+    let js = match parsed.contents.as_ref().map(yaml::to_js) {
+        Some(Ok(js)) => js,
+        Some(Err(message)) => return Err(refused("YAML_EXCEPTION", &message)),
+        None => return Ok(lines.clone()),
+    };
+    // A structure behind a colon in the same line was perhaps meant as text.
+    let perhaps_text: BTreeSet<String> = pairs
+        .iter()
+        .filter_map(|(key, _)| {
+            let line = line_at(text, key.range[0]);
+            key_and_value(&line).filter(|(_, value)| value.contains(':')).map(|(key, _)| key.to_owned())
+        })
+        .collect();
+    let Js::Map(map) = &*js else { return Ok(lines.clone()) };
+    let mut fields = Fields::new();
+    for (key, value) in map {
+        let key = trim(key);
+        let text = match &**value {
+            Js::Null | Js::Circle => None,
+            Js::Text(text) => Some(trim(text).to_owned()),
+            Js::Bool(value) => Some(value.to_string()),
+            Js::Number(number) => Some(yaml::number_text(*number)),
+            structure @ (Js::List(_) | Js::Map(_)) => {
+                let json = yaml::json(structure);
+                json.map(|json| lines.get(key).filter(|_| perhaps_text.contains(key)).cloned().unwrap_or(json))
+            }
+        };
+        if let Some(text) = text.filter(|_| !key.is_empty()) {
+            fields.insert(key.to_owned(), text);
         }
     }
+    for (key, line) in lines {
+        fields.entry(key.clone()).or_insert_with(|| line.clone());
+    }
+    Ok(fields)
 }
 
-/// OpenClaw names an error by the codes of its YAML library. Ours has other words for the same mistakes; these are the common ones.
-fn yaml_code(message: &str) -> &'static str {
-    let known = [
-        ("duplicate", "DUPLICATE_KEY"),
-        ("mapping values are not allowed", "BLOCK_AS_IMPLICIT_KEY"),
-        ("simple key", "MULTILINE_IMPLICIT_KEY"),
-        ("tabs", "TAB_AS_INDENT"),
-        ("escape", "BAD_DQ_ESCAPE"),
-        ("trailing content", "UNEXPECTED_TOKEN"),
-        ("quoted scalar", "MISSING_CHAR"),
-        ("indent", "BAD_INDENT"),
-        ("unclosed", "BAD_INDENT"),
-        ("alias", "BAD_ALIAS"),
-    ];
-    let message = message.to_ascii_lowercase();
-    known.iter().find(|(words, _)| message.contains(words)).map_or("UNEXPECTED_TOKEN", |(_, code)| code)
+const NEWLINE: u16 = b'\n' as u16;
+
+fn line_end(text: &[u16], from: usize) -> usize {
+    let rest = text.get(from..).unwrap_or_default();
+    rest.iter().position(|unit| *unit == NEWLINE).map_or(text.len(), |n| from + n)
 }
 
-/// Quotes the free text which holds the error. `description` is quoted for any error in it,
-/// `read_when` and `summary` only for a colon in unquoted text.
-fn repair(text: &str, failure: &Failure) -> Option<String> {
-    let lines: Vec<&str> = text.split('\n').collect();
-    let at = failure.line?.min(lines.len().saturating_sub(1));
-    let heads: Vec<(usize, &str)> = lines.iter().enumerate().filter_map(|(n, line)| Some((n, key_and_value(line)?.0))).collect();
-    // Some readers notice the mistake only on the line behind it.
-    let holding = heads.iter().rev().find(|(n, _)| *n <= at);
-    let before = heads.iter().rev().find(|(n, _)| *n < at);
-    let (start, key) = [holding, before].into_iter().flatten().copied().find(|(n, key)| is_repairable(key, lines.get(*n).copied()))?;
-    let end = heads.iter().map(|(n, _)| *n).find(|n| *n > start).unwrap_or(lines.len());
-    let (_, first) = key_and_value(lines.get(start)?)?;
-    let raw: Vec<&str> =
-        std::iter::once(first).chain(lines.get(start + 1..end)?.iter().copied()).map(trim).filter(|line| !line.is_empty()).collect();
-    let quoted = Value::String(raw.join(" ")).to_string();
-    let line = format!("{key}: {quoted}");
-    if lines.get(start) == Some(&line.as_str()) {
+/// The rest of the line from here.
+fn line_at(text: &[u16], from: usize) -> String {
+    String::from_utf16_lossy(text.get(from..line_end(text, from)).unwrap_or_default())
+}
+
+/// Quotes the free text in whose line the first mistake is. `description` is quoted for any mistake in it,
+/// `read_when` and `summary` only for a colon in unquoted text. None when there is nothing to quote.
+fn repair(text: &[u16]) -> Option<Vec<u16>> {
+    let Parsed { contents, faults } = yaml::parse(text);
+    let Some(Val::Map(pairs)) = contents.map(|value| value.val) else { return None };
+    let is_text = |val: &Val, wanted: &str| matches!(val, Val::Text(text) if text.iter().copied().eq(wanted.encode_utf16()));
+    let error: Option<&Fault> = faults.iter().find(|fault| fault.at.is_some());
+    // An alias of nothing is a mistake only later; people write `*emphasis*`.
+    let alias = || {
+        let is_alias = |value: &Option<yaml::Value>| matches!(value, Some(yaml::Value { val: Val::Alias(_), .. }));
+        pairs.iter().find(|(key, value)| is_text(&key.val, "description") && is_alias(value)).map(|(key, _)| key.range[0])
+    };
+    let at = error.and_then(|fault| fault.at).or_else(alias)?;
+    let before = text.get(..text.len().min(at + 1)).unwrap_or_default();
+    let start = before.iter().rposition(|unit| *unit == NEWLINE).map_or(0, |n| n + 1);
+    let end = line_end(text, at.min(text.len()));
+    let line = String::from_utf16_lossy(text.get(start..end).unwrap_or_default());
+    let (key, raw) = maybe_quoted_key(&line)?;
+    let raw = trim(raw);
+    let is_top = pairs.iter().any(|(node, _)| is_text(&node.val, key) && node.range[0] == start);
+    let is_colon = error.is_some_and(|fault| fault.code == "BLOCK_AS_IMPLICIT_KEY") && raw.contains(": ");
+    if raw.is_empty() || !FREE_TEXT.contains(&key) || !is_top || (key != "description" && !is_colon) || is_block_header(raw) {
         return None;
     }
-    let after = lines.get(end..)?.iter().copied();
-    let whole: Vec<&str> = lines.get(..start)?.iter().copied().chain(std::iter::once(line.as_str())).chain(after).collect();
-    Some(whole.join("\n"))
+    let line = format!("{key}: {}", yaml::quoted(unquote(raw)));
+    let mut repaired = text.get(..start)?.to_vec();
+    repaired.extend(line.encode_utf16());
+    repaired.extend(text.get(end..)?);
+    (repaired != text).then_some(repaired)
 }
 
-fn is_repairable(key: &str, line: Option<&str>) -> bool {
-    let value = line.and_then(key_and_value).map(|(_, value)| trim(value)).unwrap_or_default();
-    let is_plain = !value.starts_with(['"', '\'', '|', '>', '[', '{', '&', '*']);
-    match key {
-        "description" => !value.is_empty(),
-        "read_when" | "summary" => is_plain && value.contains(": "),
+fn maybe_quoted_key(line: &str) -> Option<(&str, &str)> {
+    let quoted = |quote: char| {
+        let (key, rest) = line.strip_prefix(quote)?.split_once(quote)?;
+        let value = rest.strip_prefix(':')?.trim_start_matches(is_space);
+        (!key.is_empty() && key.chars().all(is_word) && !value.contains(['\u{2028}', '\u{2029}'])).then_some((key, value))
+    };
+    key_and_value(line).or_else(|| quoted('"')).or_else(|| quoted('\''))
+}
+
+/// `^[|>](?:[1-9][+-]?|[+-][1-9]?)?$`
+fn is_block_header(raw: &str) -> bool {
+    let Some(rest) = raw.strip_prefix(['|', '>']) else { return false };
+    let is_digit = |b: u8| (b'1'..=b'9').contains(&b);
+    let is_sign = |b: u8| matches!(b, b'+' | b'-');
+    match rest.as_bytes() {
+        [] => true,
+        [one] => is_digit(*one) || is_sign(*one),
+        [one, two] => (is_digit(*one) && is_sign(*two)) || (is_sign(*one) && is_digit(*two)),
         _ => false,
-    }
-}
-
-/// YAML as it comes: the keys of the outermost mapping in order, keys that are not text as their JSON.
-enum Loose {
-    Map(Vec<(String, Value)>),
-    Plain(Value),
-}
-
-impl Loose {
-    fn into_value(self) -> Value {
-        match self {
-            Loose::Map(map) => Value::Object(map.into_iter().collect()),
-            Loose::Plain(value) => value,
-        }
-    }
-
-    fn into_key(self) -> String {
-        match self.into_value() {
-            Value::String(text) => text,
-            Value::Null => String::new(),
-            other => other.to_string(),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Loose {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Loose, D::Error> {
-        deserializer.deserialize_any(LooseVisitor)
-    }
-}
-
-struct LooseVisitor;
-
-impl<'de> Visitor<'de> for LooseVisitor {
-    type Value = Loose;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("any value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Loose, E> {
-        Ok(Loose::Plain(Value::Null))
-    }
-
-    fn visit_none<E>(self) -> Result<Loose, E> {
-        Ok(Loose::Plain(Value::Null))
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Loose, D::Error> {
-        Loose::deserialize(deserializer)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Loose, E> {
-        Ok(Loose::Plain(value.into()))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Loose, E> {
-        Ok(Loose::Plain(value.into()))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Loose, E> {
-        Ok(Loose::Plain(value.into()))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Loose, E> {
-        // Infinity and NaN have no JSON; their names are what a person wrote.
-        Ok(Loose::Plain(serde_json::Number::from_f64(value).map_or_else(|| value.to_string().into(), Value::Number)))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Loose, E> {
-        Ok(Loose::Plain(value.into()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Loose, A::Error> {
-        let mut list = Vec::new();
-        while let Some(item) = seq.next_element::<Loose>()? {
-            list.push(item.into_value());
-        }
-        Ok(Loose::Plain(Value::Array(list)))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Loose, A::Error> {
-        let mut pairs = Vec::new();
-        while let Some((key, value)) = map.next_entry::<Loose, Loose>()? {
-            pairs.push((key.into_key(), value.into_value()));
-        }
-        Ok(Loose::Map(pairs))
     }
 }

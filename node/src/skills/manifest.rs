@@ -1,31 +1,18 @@
-//! The `metadata` of a front matter: OpenClaw's requirements and our own declaration of how a skill runs.
+//! Our own block in the `metadata` of a front matter: how a skill runs without an agent, and what it needs.
 
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::frontmatter::Fields;
-use super::{Problem, Requires, Resources, Run};
+use super::openclaw::strings;
+use super::{Problem, Resources, Run};
 use crate::exec::SkillInput;
 
 /// The words of a command line; nobody needs more.
 const RUN_WORDS_MAX: usize = 64;
 /// The longest timeout a skill may declare.
 const TIMEOUT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
-
-/// The JSON5 reader calls itself for each level and has no limit of its own; serde_json stops at this depth too.
-const NESTING_MAX: usize = 128;
-
-/// What `metadata.openclaw` (or, in older skills, `metadata.clawdbot`) demands.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Manifest {
-    /// False when neither block is there: nothing is demanded then.
-    pub(crate) present: bool,
-    pub(crate) always: bool,
-    pub(crate) os: Vec<String>,
-    pub(crate) requires: Requires,
-}
 
 /// What `metadata.clawmesh` declares.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -36,60 +23,6 @@ pub(crate) struct Declared {
     pub(crate) tags: Vec<String>,
     pub(crate) depends: Vec<String>,
     pub(crate) resources: Resources,
-}
-
-/// The `metadata` field as an object: JSON, else JSON5. Anything else counts as absent, as in OpenClaw.
-pub(crate) fn metadata(fields: &Fields) -> Map<String, Value> {
-    let Some(text) = fields.get("metadata") else {
-        return Map::new();
-    };
-    let value = match serde_json::from_str(text) {
-        Err(_) if nesting(text) <= NESTING_MAX => json5::from_str(text).ok(),
-        json => json.ok(),
-    };
-    match value {
-        Some(Value::Object(map)) => map,
-        _ => Map::new(),
-    }
-}
-
-/// How deep brackets open; those within texts count too, which only errs to the safe side.
-fn nesting(text: &str) -> usize {
-    let mut depth = 0_usize;
-    let mut deepest = 0;
-    for byte in text.bytes() {
-        match byte {
-            b'[' | b'{' => depth += 1,
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        deepest = deepest.max(depth);
-    }
-    deepest
-}
-
-/// The first of the known blocks that is a structure. Other names (`moltbot`, `clawdis`) are not read, as in OpenClaw.
-pub(crate) fn manifest(metadata: &Map<String, Value>) -> Manifest {
-    let block =
-        ["openclaw", "clawdbot"].into_iter().filter_map(|key| metadata.get(key)).find(|value| value.is_object() || value.is_array());
-    let Some(block) = block else {
-        return Manifest::default();
-    };
-    let requires = block.get("requires");
-    let list = |key: &str| strings(requires.and_then(|requires| requires.get(key)));
-    let requires = Requires { bins: list("bins"), any_bins: list("anyBins"), env: list("env"), config: list("config") };
-    let always = block.get("always") == Some(&Value::Bool(true));
-    Manifest { present: true, always, os: strings(block.get("os")), requires }
-}
-
-/// A list of texts, or one text with commas. Blank entries and entries that are no text are passed over.
-pub(crate) fn strings(value: Option<&Value>) -> Vec<String> {
-    let tidy = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
-    match value {
-        Some(Value::String(text)) => text.split(',').filter_map(tidy).collect(),
-        Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).filter_map(tidy).collect(),
-        _ => Vec::new(),
-    }
 }
 
 /// Reads our own block. Unlike the foreign one it is strict: a skill that would run otherwise than its author thinks is refused.

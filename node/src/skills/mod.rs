@@ -1,50 +1,42 @@
 //! What this node can do: skill folders with a `SKILL.md`, read and gated as OpenClaw does.
 //!
-//! `folder` finds folders and hashes them, `frontmatter` reads the file, `manifest` the requirements and our own declaration,
-//! `gate` compares them with this machine. [`scan`] does all of it and never fails as a whole:
-//! a broken skill is listed with its reason and its neighbours are not touched.
+//! `roots` knows where to look, `walk` finds the folders, `frontmatter` reads the file (with `yaml`), `openclaw` the requirements in it and
+//! `manifest` our own declaration, `gate` compares them with this machine and OpenClaw's `settings`. [`scan`] does all of it and never
+//! fails as a whole: a broken skill is listed with its reason and its neighbours are not touched. `library` does it again when something
+//! changed; `check` tells what became of every single file, for a person.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::exec::SkillInput;
 
+mod check;
 mod folder;
 mod frontmatter;
 mod gate;
+mod legacy;
+mod library;
 mod manifest;
+mod openclaw;
+mod read;
+mod roots;
+mod settings;
 #[cfg(test)]
 mod tests;
+mod walk;
+mod yaml;
 
+pub(crate) use check::{Report, Verdict, check, local};
 pub(crate) use gate::{Host, Missing};
+pub(crate) use library::{Library, SkillSources};
+pub(crate) use openclaw::{Install, Requires};
+pub(crate) use roots::{Root, Surroundings};
 
 /// Names that the mesh itself answers to.
 pub(crate) const RESERVED_NAMES: [&str; 3] = ["echo", "sleep", "fail"];
 /// Names travel in adverts and DHT keys; no published skill has a longer one. In bytes.
 const NAME_BYTES_MAX: usize = 128;
-
-/// A place where skills are looked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Root {
-    pub(crate) path: PathBuf,
-    /// How many levels of directories below `path` are searched.
-    pub(crate) depth: usize,
-}
-
-impl Root {
-    /// A folder named for skills, searched six levels deep as OpenClaw does.
-    pub(crate) fn skills(path: impl Into<PathBuf>) -> Root {
-        Root { path: path.into(), depth: 6 }
-    }
-
-    /// Any other folder given by the configuration, searched two levels deep as OpenClaw does.
-    pub(crate) fn extra(path: impl Into<PathBuf>) -> Root {
-        let path = path.into();
-        let depth = if path.file_name().is_some_and(|name| name == "skills") { 6 } else { 2 };
-        Root { path, depth }
-    }
-}
 
 /// One readable skill.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,11 +61,37 @@ pub(crate) struct Skill {
     /// Platforms it is made for as `linux`, `darwin`, `win32`; empty for all.
     pub(crate) os: Vec<String>,
     pub(crate) always: bool,
-    /// Nothing is missing here.
+    /// The name under which OpenClaw's configuration knows it.
+    pub(crate) key: String,
+    /// The variable that the configuration's `apiKey` stands for.
+    pub(crate) primary_env: Option<String>,
+    pub(crate) emoji: Option<String>,
+    pub(crate) homepage: Option<String>,
+    /// Ways to install what is missing, as its author declares them. Shown, never run.
+    pub(crate) install: Vec<Install>,
+    /// Where it was found.
+    pub(crate) source: Source,
+    /// Nothing is missing here, and nothing speaks against it.
     pub(crate) eligible: bool,
     pub(crate) missing: Missing,
+    /// Commands that would install what is missing on this machine, the best first.
+    pub(crate) hints: Vec<String>,
+    /// Why the configuration keeps it from being used.
+    pub(crate) blocked: Option<String>,
+    /// Why the mesh can't take it although OpenClaw would: its name.
+    pub(crate) refused: Option<Problem>,
     /// Remarks for its author that change nothing.
     pub(crate) notes: Vec<String>,
+}
+
+/// Where a skill was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Source {
+    /// `clawmesh-home`, `clawmesh-extra`, or as OpenClaw calls its folders: `openclaw-workspace`, `agents-skills-project`,
+    /// `agents-skills-personal`, `openclaw-managed`, `openclaw-workshop`, `openclaw-bundled`, `openclaw-plugin`, `openclaw-extra`.
+    pub(crate) name: &'static str,
+    /// The folder that was searched.
+    pub(crate) root: PathBuf,
 }
 
 /// The command of a deterministic skill.
@@ -85,16 +103,6 @@ pub(crate) struct Run {
     pub(crate) json_output: bool,
     /// The author's limit for one run; a task's own timeout takes precedence.
     pub(crate) timeout: Option<Duration>,
-}
-
-/// What OpenClaw's manifest block requires.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Requires {
-    pub(crate) bins: Vec<String>,
-    pub(crate) any_bins: Vec<String>,
-    pub(crate) env: Vec<String>,
-    pub(crate) config: Vec<String>,
 }
 
 /// What one run needs. Thousandths for amounts that may be fractions.
@@ -148,121 +156,40 @@ impl Scan {
 /// Reads every skill below the roots. Of two skills with one name, the one in the earlier root is taken.
 /// Blocks on the file system; a few milliseconds for a hundred skills.
 pub(crate) fn scan(roots: &[Root], host: &Host) -> Scan {
-    let found = folder::find(roots);
+    scan_with(roots, host, &mut gate::Seen::default())
+}
+
+fn scan_with(roots: &[Root], host: &Host, seen: &mut gate::Seen) -> Scan {
+    let found = walk::find(roots);
     let mut scan = Scan { skills: Vec::new(), rejected: found.rejected };
-    let mut seen = gate::Seen::default();
     let mut taken: BTreeMap<String, PathBuf> = BTreeMap::new();
-    for dir in found.folders {
-        let skill = read(&dir, host, &mut seen).and_then(|skill| match taken.get(&skill.name) {
-            None => Ok(skill),
-            Some(first) => Err(Problem::new(
-                "DUPLICATE_NAME",
-                format!("a skill named {:?} was already found in {}, which comes first", skill.name, first.display()),
-            )),
+    let mut cases: BTreeMap<String, String> = BTreeMap::new();
+    for place in found.places {
+        let Some(root) = roots.get(place.root) else { continue };
+        let skill = read::skill(&place.dir, root, host, seen).map_err(|refused| refused.problem).and_then(|mut skill| {
+            if let Some(problem) = skill.refused.take() {
+                return Err(problem);
+            }
+            match taken.get(&skill.name) {
+                None => Ok(skill),
+                Some(first) => Err(Problem::new(
+                    "DUPLICATE_NAME",
+                    format!("a skill named {:?} was already found in {}, which comes first", skill.name, first.display()),
+                )),
+            }
         });
         match skill {
-            Ok(skill) => {
-                taken.insert(skill.name.clone(), dir);
+            Ok(mut skill) => {
+                if let Some(other) = cases.insert(skill.name.to_lowercase(), skill.name.clone()) {
+                    skill.notes.push(format!("its name differs from that of the skill {other:?} by upper and lower case only"));
+                }
+                read::add_content(&mut skill);
+                taken.insert(skill.name.clone(), place.dir);
                 scan.skills.push(skill);
             }
-            Err(problem) => scan.rejected.push(Rejected { path: dir.join("SKILL.md"), problem }),
+            Err(problem) => scan.rejected.push(Rejected { path: read::file_of(&place.dir), problem }),
         }
     }
     scan.skills.sort_by(|a, b| a.name.cmp(&b.name));
     scan
-}
-
-/// Reads one skill folder.
-fn read(dir: &Path, host: &Host, seen: &mut gate::Seen) -> Result<Skill, Problem> {
-    let mut fields = frontmatter::parse(&folder::read(dir)?)?;
-    let fallback = || dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let name = fields.remove("name").filter(|name| !name.is_empty()).unwrap_or_else(fallback);
-    let description = fields.remove("description").filter(|text| !text.is_empty());
-    let description = description.ok_or_else(|| Problem::new("NO_DESCRIPTION", "description is required"))?;
-    check_name(&name)?;
-    let metadata = manifest::metadata(&fields);
-    let mut demands = manifest::manifest(&metadata);
-    let declared = manifest::declared(&metadata)?;
-    let (os, notes) = gate::normalise_os(&demands.os);
-    demands.os = os;
-    let missing = gate::judge(&demands, host, seen);
-    let content = folder::content_hash(dir);
-    let mut field = |key: &str| fields.remove(key).filter(|text| !text.is_empty());
-    let tags = if declared.tags.is_empty() { field("tags").map(|text| tag_list(&text)).unwrap_or_default() } else { declared.tags };
-    Ok(Skill {
-        version: declared.version.or_else(|| field("version")),
-        category: declared.category.or_else(|| field("category")),
-        name,
-        description,
-        tags: tags.into_iter().collect::<BTreeSet<_>>().into_iter().collect(),
-        depends: declared.depends,
-        resources: declared.resources,
-        dir: dir.to_owned(),
-        hash: content.hash,
-        shareable: content.whole,
-        run: declared.run,
-        requires: demands.requires,
-        os: demands.os,
-        always: demands.always,
-        eligible: missing.is_empty(),
-        missing,
-        notes,
-    })
-}
-
-/// OpenClaw takes any name; the mesh needs one that it can print, advertise and tell from its own.
-fn check_name(name: &str) -> Result<(), Problem> {
-    if RESERVED_NAMES.contains(&name) {
-        return Err(Problem::new("RESERVED_NAME", format!("the name {name:?} belongs to a builtin of the mesh; choose another")));
-    }
-    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
-        return Err(Problem::new("BAD_NAME", format!("a name must have 1 to {NAME_BYTES_MAX} bytes and no control characters")));
-    }
-    Ok(())
-}
-
-/// Tags at the top of a front matter, where publishing sites put them: a list, or texts with commas.
-fn tag_list(text: &str) -> Vec<String> {
-    let value = serde_json::from_str(text).unwrap_or_else(|_| serde_json::Value::String(text.to_owned()));
-    manifest::strings(Some(&value))
-}
-
-/// The node's skills, looked at again when something changed.
-#[derive(Debug)]
-pub(crate) struct Library {
-    roots: Vec<Root>,
-    scan: Scan,
-    fingerprint: blake3::Hash,
-}
-
-impl Library {
-    /// Scans the roots, the one of highest precedence first.
-    pub(crate) fn open(roots: Vec<Root>) -> Library {
-        let host = Host::current();
-        let fingerprint = folder::fingerprint(&roots, &host.path);
-        Library { scan: scan(&roots, &host), roots, fingerprint }
-    }
-
-    /// The latest scan.
-    pub(crate) fn current(&self) -> &Scan {
-        &self.scan
-    }
-
-    /// Scans again if a name, size or time of anything relevant is not as it was. The new scan if it differs from the last one.
-    /// Cheap enough for every second; blocks on the file system.
-    pub(crate) fn rescan_if_changed(&mut self) -> Option<&Scan> {
-        let host = Host::current();
-        let fingerprint = folder::fingerprint(&self.roots, &host.path);
-        if fingerprint == self.fingerprint {
-            return None;
-        }
-        // Taken before the scan: a change during it is seen the next time.
-        self.fingerprint = fingerprint;
-        let scan = scan(&self.roots, &host);
-        if scan == self.scan {
-            return None;
-        }
-        self.scan = scan;
-        Some(&self.scan)
-    }
 }

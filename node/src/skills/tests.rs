@@ -1,8 +1,16 @@
 //! Skill folders as people write them.
 
+use super::settings::Settings;
 use super::*;
+use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
+use std::time::Duration;
 
+mod golden;
+mod hostile;
+mod legacy;
+mod places;
 mod samples;
 
 struct Home(tempfile::TempDir);
@@ -37,7 +45,7 @@ fn host() -> Host {
         platform: "linux".into(),
         path: std::env::var_os("PATH").unwrap(),
         env: ["TOKEN".to_owned()].into(),
-        config: ["browser.enabled".to_owned()].into(),
+        settings: Settings::default(),
     }
 }
 
@@ -125,14 +133,15 @@ fn front_matter_is_read_as_openclaw_reads_it() {
     assert_eq!(of("name: a\ndescription:"), Err("NO_DESCRIPTION".into()));
     assert_eq!(of("name: one: two\ndescription: x").map(|_| ()), Err("BLOCK_AS_IMPLICIT_KEY".into()));
     assert_eq!(of("description: x\nname: a\nname: b").map(|_| ()), Err("DUPLICATE_KEY".into()));
-    assert_eq!(of("- a\n- b"), Err("NOT_A_MAPPING".into()));
+    assert_eq!(of("- a\n- b"), Err("INVALID_ROOT".into()));
     assert_eq!(of("name: echo\ndescription: x"), Err("RESERVED_NAME".into()));
     assert_eq!(of(&format!("name: {}\ndescription: x", "n".repeat(129))), Err("BAD_NAME".into()));
 }
 
 #[test]
 fn line_ends_marks_and_delimiters_are_forgiven_as_there() {
-    let parse = |text: &str| frontmatter::parse(text).map(|fields| fields.get("description").cloned()).map_err(|problem| problem.code);
+    let parse =
+        |text: &str| frontmatter::parse(text).map(|fields| fields.get("description").cloned()).map_err(|refused| refused.problem.code);
     let x = Ok(Some("x".to_owned()));
     assert_eq!(parse("\u{feff}---\r\ndescription: x\r\n---\r\nbody"), x);
     assert_eq!(parse("---\rdescription: x\r---"), x);
@@ -222,6 +231,8 @@ fn links_may_not_lead_out_of_the_root() {
     assert_eq!(scan.skills.iter().map(|skill| skill.name.as_str()).collect::<Vec<_>>(), ["real"]);
     let codes: Vec<&str> = scan.rejected.iter().map(|rejected| rejected.problem.code).collect();
     assert_eq!(codes, ["SYMLINK_ESCAPE", "SYMLINK_ESCAPE"]);
+    let codes: Vec<String> = check(home.path(), &host(), true).into_iter().filter_map(|report| report.code).collect();
+    assert_eq!(codes, ["SYMLINK_ESCAPE", "SYMLINK_ESCAPE"]);
 }
 
 #[test]
@@ -268,7 +279,7 @@ fn the_hash_is_the_content_and_nothing_else() {
 fn a_change_is_noticed_and_only_a_change() {
     let home = Home::new();
     home.put("a/SKILL.md", "---\nname: a\ndescription: x\n---\n");
-    let mut library = Library::open(home.roots());
+    let mut library = Library::open(sources(&home));
     assert_eq!(library.current().skills.len(), 1);
     assert!(library.rescan_if_changed().is_none());
     home.put("b/SKILL.md", "---\nname: b\ndescription: x\n---\n");
@@ -282,23 +293,37 @@ fn a_change_is_noticed_and_only_a_change() {
     fs::remove_dir_all(home.path().join("b")).unwrap();
     assert_eq!(library.rescan_if_changed().unwrap(), &home_scan(&home));
     assert!(library.rescan_if_changed().is_none());
-    assert!(Library::open(vec![Root::extra(home.path().join("absent"))]).current().skills.is_empty());
+    let absent = SkillSources { own: vec![Root::extra(home.path().join("absent"))], openclaw: None };
+    assert!(Library::open(absent).current().skills.is_empty());
 }
 
 fn home_scan(home: &Home) -> Scan {
-    scan(&home.roots(), &Host::current())
+    scan(&home.roots(), &Host::current(Settings::default()))
 }
 
-proptest::proptest! {
-    #[test]
-    fn any_text_is_read_or_refused(text in "(---\n)?([a-z]{1,3}(:|: |:\n )[\\[\\]{}\"'|>&*#a-z0-9,:! \t-]{0,12}\n){0,6}(---\n)?") {
-        let _ = frontmatter::parse(&text);
-    }
+fn sources(home: &Home) -> SkillSources {
+    SkillSources { own: home.roots(), openclaw: None }
+}
 
-    #[test]
-    fn any_bytes_in_a_file_are_read_or_refused(bytes: Vec<u8>) {
-        let _ = frontmatter::parse(&format!("---\n{}\n---\n", String::from_utf8_lossy(&bytes)));
-    }
+#[test]
+fn a_hint_suits_the_machine() {
+    let install = r#"[{"kind": "brew", "formula": "jq", "bins": ["no-such-a"]}, {"kind": "uv", "package": "a>=1", "bins": ["no-such-a"]},
+        {"kind": "go", "module": "example.org/b", "bins": ["no-such-b"]}, {"kind": "apt", "package": "c"}, {"kind": "node", "package": "--evil"},
+        {"kind": "brew", "formula": "../x"}, {"kind": "download", "url": "file:///etc/passwd"},
+        {"kind": "download", "url": "https://example.org/d", "os": ["macos"]}, {"kind": "node", "package": "@s/e@1.0.0", "os": ["linux"]}]"#.replace(char::is_control, " ");
+    let with = |bins: &str| {
+        skill(&format!("description: x\nmetadata: {{\"openclaw\": {{\"requires\": {{\"bins\": {bins}}}, \"install\": {install}}}}}"))
+            .unwrap()
+    };
+    let missing = with(r#"["sh", "no-such-a"]"#);
+    assert_eq!(missing.install.len(), 5, "what is no safe word is dropped");
+    let mut hints = missing.hints.clone();
+    hints.sort();
+    assert_eq!(hints, ["brew install jq", "npm install -g @s/e@1.0.0", "uv tool install 'a>=1'"]);
+    assert!(with(r#"["sh"]"#).hints.is_empty(), "nothing is missing");
+    let mac = Host { platform: "darwin".into(), path: "".into(), ..host() };
+    let hints = gate::install_hints(&missing.install, &missing.missing, &mac, &mut gate::Seen::default());
+    assert_eq!(hints, ["brew install jq", "uv tool install 'a>=1'", "download https://example.org/d"]);
 }
 
 /// `cargo test -p clawmesh cost_of_looking -- --ignored --nocapture`
@@ -313,7 +338,7 @@ fn cost_of_looking_at_three_hundred_skills() {
         }
     }
     let started = std::time::Instant::now();
-    let mut library = Library::open(home.roots());
+    let mut library = Library::open(sources(&home));
     let opened = started.elapsed();
     let started = std::time::Instant::now();
     for _ in 0..20 {

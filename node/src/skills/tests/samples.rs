@@ -41,7 +41,7 @@ fn differences(dir: &Path, expected: &Value) -> Vec<String> {
         }
     };
     let verdict = text("verdict");
-    let parsed = folder::read(dir).and_then(|text| frontmatter::parse(&text));
+    let parsed = folder::read(dir).and_then(|text| frontmatter::parse(&text).map_err(|refused| refused.problem));
     let ours = match &parsed {
         Err(problem) => format!("reject:{}", problem.code),
         Ok(fields) if fields.get("description").is_none_or(String::is_empty) => "reject:NO_DESCRIPTION".to_owned(),
@@ -61,7 +61,7 @@ fn differences(dir: &Path, expected: &Value) -> Vec<String> {
     compare("keys", format!("{keys:?}"), format!("{wanted:?}"));
     compare("name", fields.get("name").cloned().unwrap_or_default(), text("name"));
     compare("description", fields["description"].clone(), text("description"));
-    let manifest = manifest::manifest(&manifest::metadata(&fields));
+    let manifest = openclaw::from_metadata(&openclaw::metadata(&fields));
     compare("hasManifest", manifest.present.to_string(), expected["hasManifest"].to_string());
     compare("always", manifest.always.to_string(), expected["always"].to_string());
     compare("os", format!("{:?}", manifest.os), format!("{:?}", list(&expected["os"])));
@@ -76,7 +76,8 @@ fn differences(dir: &Path, expected: &Value) -> Vec<String> {
 #[cfg(unix)]
 async fn run_sample(name: &str, input: &[u8]) -> crate::exec::Exit {
     use crate::exec::{Executor, Job, JobKey, OUTPUT_CAP_DEFAULT, Settings, Work};
-    let scan = scan(&[Root::skills(Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/skills"))], &Host::current());
+    let scan =
+        scan(&[Root::skills(Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/skills"))], &Host::current(super::Settings::default()));
     assert_eq!(scan.rejected, []);
     let skill = scan.skill(name).unwrap();
     assert!(skill.eligible && skill.shareable, "{name} misses {:?}", skill.missing.phrases());
