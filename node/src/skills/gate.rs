@@ -164,7 +164,8 @@ pub(crate) fn install_hints(install: &[Install], missing: &Missing, host: &Host,
         let suits = entry.os.is_empty() || entry.os.iter().any(|os| platform(os) == host.platform);
         let helps = entry.bins.is_empty() || entry.bins.iter().any(|bin| wanted.contains(&bin));
         let Some((tool, hint)) = command(entry).filter(|_| suits && helps) else { continue };
-        let is_here = tool.is_none_or(|tool| seen.has(tool, host));
+        // What needs no tool needs a person who knows where to put it.
+        let is_here = tool.is_some_and(|tool| seen.has(tool, host));
         let rank = order.iter().position(|kind| *kind == entry.kind).unwrap_or(order.len());
         hints.push((!is_here, rank, hint));
     }

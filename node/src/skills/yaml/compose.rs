@@ -49,13 +49,19 @@ impl Keys {
 const COLUMN: &str = "All mapping items must start at the same column";
 const IN_FLOW: &str = "Block collections are not allowed within flow collections";
 const KEY_MAX: usize = 1024;
+/// Mistakes kept of a document.
+const FAULTS_MAX: usize = 16;
 
 impl<'a> Composer<'a> {
     pub(super) fn new(text: &'a [u16], handles: &'a [(Vec<u16>, Vec<u16>)]) -> Composer<'a> {
         Composer { text, faults: Vec::new(), handles, at_root: true }
     }
 
+    /// Notes a mistake. Only the first one counts, so a text of nothing else does not fill the memory.
     pub(super) fn fault(&mut self, at: usize, code: &'static str, message: impl Into<String>) {
+        if self.faults.len() >= FAULTS_MAX {
+            return;
+        }
         self.faults.push(Fault { code, at: Some(at), message: message.into() });
     }
 

@@ -355,7 +355,11 @@ impl Lexer<'_> {
         // Without a closing quote, line ends are not looked at: it goes on to the end of the text.
         let mut end = close.unwrap_or(self.text.len());
         if let Some(close) = close {
-            let newline = |from: usize| self.find(b'\n', from).filter(|n| *n < close);
+            // No further than the quote: a line may hold many of them.
+            let newline = |from: usize| {
+                let inside = self.text.get(from..close)?;
+                inside.iter().position(|unit| *unit == u16::from(b'\n')).map(|n| from + n)
+            };
             let mut at = newline(self.pos);
             while let Some(n) = at {
                 match self.continued(n + 1) {
