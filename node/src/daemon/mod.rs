@@ -544,12 +544,6 @@ async fn open_library(home: &Path, args: &UpArgs, shelf: &run::Shelf) -> Option<
     tokio::task::spawn_blocking(move || {
         let library = Library::open(sources);
         let scan = library.current().clone();
-        for r in &scan.rejected {
-            tracing::warn!(path = %r.path.display(), code = r.problem.code, "a skill is not usable: {}", r.problem.message);
-        }
-        for s in scan.skills.iter().filter(|s| !s.eligible) {
-            tracing::info!(skill = %s.name, "a skill can't be used on this machine: {}", s.missing.phrases().join("; "));
-        }
         *shelf.write().unwrap_or_else(PoisonError::into_inner) = scan;
         library
     })

@@ -8,7 +8,7 @@ use std::time::UNIX_EPOCH;
 use super::gate::{self, Host, Seen};
 use super::roots::{Root, Surroundings};
 use super::settings::Settings;
-use super::{Scan, folder, scan_with, walk};
+use super::{Scan, Skill, folder, scan_with, walk};
 
 /// Files whose times are looked at in one round; beyond them only each skill's own file.
 const FILES_MAX: usize = 20_000;
@@ -79,8 +79,23 @@ impl Library {
         if scan == self.scan {
             return None;
         }
+        tell_news(&scan, &self.scan);
         self.scan = scan;
         Some(&self.scan)
+    }
+}
+
+/// Logs what is not usable now and was not told before.
+fn tell_news(scan: &Scan, before: &Scan) {
+    for rejected in scan.rejected.iter().filter(|rejected| !before.rejected.contains(rejected)) {
+        let problem = &rejected.problem;
+        tracing::warn!(path = %rejected.path.display(), code = problem.code, "a skill is not usable: {}", problem.message);
+    }
+    let was_told =
+        |skill: &Skill| before.skill(&skill.name).is_some_and(|old| old.missing == skill.missing && old.blocked == skill.blocked);
+    for skill in scan.skills.iter().filter(|skill| !skill.eligible && !was_told(skill)) {
+        let why: Vec<String> = skill.blocked.iter().cloned().chain(skill.missing.phrases()).collect();
+        tracing::info!(skill = %skill.name, "a skill can't be used on this machine: {}", why.join("; "));
     }
 }
 
