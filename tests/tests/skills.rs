@@ -48,9 +48,13 @@ fn what_appears_changes_or_vanishes_in_a_folder_is_seen_by_the_other_nodes() {
 
     // What is broken changes nothing for what is not.
     put(&skills, "broken", "name: broken\nnothing: [");
-    put(&skills, "second", "name: second\ndescription: Use for: this\nmetadata: {openclaw: {requires: {bins: [sh]}}}");
+    put(&skills, "second", "name: second\ndescription: Use for: this\nmetadata: {\"openclaw\": {\"requires\": {\"bins\": [\"sh\"]}}}");
     soon("a folder beside a broken one is listed elsewhere", there("second"));
-    put(&skills, "elsewhere", "name: elsewhere\ndescription: x\nmetadata: {openclaw: {requires: {bins: [no-such-program-here]}}}");
+    put(
+        &skills,
+        "elsewhere",
+        "name: elsewhere\ndescription: x\nmetadata: {\"openclaw\": {\"requires\": {\"bins\": [\"no-such-program-here\"]}}}",
+    );
 
     put(&skills, "first", "name: first\ndescription: \"Two\"");
     let edited = soon("an edit is seen elsewhere", || match there("first")() {
@@ -79,7 +83,7 @@ fn a_program_that_is_installed_makes_its_skill_appear() {
     let bin = tempfile::tempdir().expect("a directory can be made");
     let path = format!("{}:{}", bin.path().display(), std::env::var("PATH").expect("a PATH"));
     let mesh = Mesh::of(2).node_env(1, "PATH", &path).start();
-    let front = "name: needy\ndescription: x\nmetadata: {openclaw: {requires: {bins: [a-new-program]}}}";
+    let front = "name: needy\ndescription: x\nmetadata: {\"openclaw\": {\"requires\": {\"bins\": [\"a-new-program\"]}}}";
     put(&mesh[1].home().join("skills"), "needy", front);
     soon("the node itself has found it", || match mesh[1].json(["skills", "ls", "--all"]) {
         all if all[0]["name"] == "needy" => Ok(()),
@@ -107,7 +111,7 @@ fn the_skills_of_an_openclaw_are_taken_unless_it_is_left_out() {
     soon("a skill in OpenClaw's workspace is listed elsewhere", || listed(&mesh[0], "writing").ok_or("not yet".to_owned()));
     fs::write(user.join(".openclaw/openclaw.json"), "{skills: {entries: {writing: {enabled: false}}}}").expect("a file can be written");
     soon("switched off there, it is gone", || listed(&mesh[0], "writing").map_or(Ok(()), |skill| Err(skill.to_string())));
-    mesh[1].cli(["skills", "ls", "--all"]).ok().stdout_has(&["writing  not usable here", "skills.entries.writing.enabled"]);
+    mesh[1].cli(["skills", "ls", "--all"]).ok().stdout_has(&["writing", "not usable here", "skills.entries.writing.enabled"]);
     assert!(listed(&mesh[1], "hidden").is_none(), "the first node was told to leave OpenClaw alone");
 }
 
@@ -118,11 +122,11 @@ fn a_check_needs_no_node_and_tells_of_every_file() {
     put(
         &skills,
         "good",
-        "name: good\ndescription: Use for: this\nmetadata: {openclaw: {os: [macos, linux], requires: {bins: [sh], env: [NOT_SET_HERE]}}}",
+        "name: good\ndescription: Use for: this\nmetadata:\n  openclaw: {os: [macos, linux], requires: {bins: [sh], env: [NOT_SET_HERE]}}",
     );
     put(&skills, "good/nested/inside", "description: x");
     put(&skills, ".hidden", "name: hidden\ndescription: x");
-    put(&skills, "bad", "name: bad\n  indented: too far");
+    put(&skills, "bad", "name: bad\nnothing: [");
     fs::write(skills.join("README.md"), "no skill").expect("a file can be written");
     let check = || Cli::bare(dir.path()).args(["skills", "check"]).arg(&skills);
     let all = check().arg("--json").run().ok().json();
@@ -145,13 +149,7 @@ fn a_check_needs_no_node_and_tells_of_every_file() {
     // A skill's own folder may be named as well.
     let one = Cli::bare(dir.path()).args(["--json", "skills", "check"]).arg(skills.join("bad")).run().ok().json();
     assert_eq!(one.as_array().map(Vec::len), Some(1));
-    check().run().ok().stdout_has(&[
-        "good  not usable here",
-        "NOT_SET_HERE is not set",
-        "read as \"darwin\"",
-        "BAD_INDENT",
-        "4 found: 2 usable here, 1 not",
-    ]);
+    check().run().ok().stdout_has(&["good", "not usable here", "NOT_SET_HERE is not set", "read as \"darwin\"", "BAD_INDENT", "4 found"]);
     check().arg("--strict").run().exits(1);
     let absent = Cli::bare(dir.path()).args(["skills", "check"]).arg(dir.path().join("absent")).run().exits(2);
     assert!(absent.err().contains("absent"), "{}", absent.told());
