@@ -1,6 +1,6 @@
 //! YAML exactly as npm `yaml` 2.9 reads it with `schema: core`: the same values, and for text that is no YAML the same first mistake at the
 //! same place. The verdict on a skill, the code that is reported, and which description OpenClaw repairs all hang on that place, and no
-//! crate has it; so this is that library's lexer, parser and composer told again in Rust (ISC licence, Copyright Eemeli Aro).
+//! crate has it; so this is that library's lexer, parser and composer told again in Rust (ISC, see `LICENSE` beside this file).
 //! Comments, styles and writing are left out. Text is UTF-16 in here, as there: offsets must be the same.
 
 use std::collections::HashMap;
