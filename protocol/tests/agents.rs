@@ -181,7 +181,7 @@ fn without_an_agent_any_more_a_prompt_waits() {
     w.run(3_000);
     let s = submit(&mut w, peer(3), prompt("anybody?", None));
     assert!(show(&mut w, &s).reason.contains("no reachable node has an agent"));
-    w.input(peer(2), Input::Agent("claude".into()));
+    w.input(peer(2), Input::Agent("another".into()));
     w.run(3_000);
     assert_eq!(w.jobs.first().unwrap().0, peer(2));
 }

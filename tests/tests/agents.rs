@@ -260,6 +260,8 @@ fn an_agent_that_appears_or_goes_changes_what_the_mesh_offers() {
     let path = format!("{}:{}", text(bin.path()), std::env::var("PATH").unwrap_or_default());
     let mesh =
         Mesh::of(2).args(["--agent-arg", "clawmesh-test-agent", "--agent-arg", "--file={prompt_file}"]).node_env(1, "PATH", &path).start();
+    let said = mesh[0].cli(["ask", "anybody?", "--wait-timeout", "1s"]).exits(4);
+    assert!(said.err().contains("no reachable node has an agent now"), "{}", said.told());
     let id = asked(&mesh[0], &["who are you?"]);
     says(&mesh[0], &id, "n1", "the node has no agent");
     let program = bin.path().join("clawmesh-test-agent");

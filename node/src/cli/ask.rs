@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use clawmesh_protocol::face::State;
+use clawmesh_protocol::face::{MemberView, State};
 
 use super::{
     Context, blobs,
@@ -11,7 +11,7 @@ use super::{
     spec::{TaskFlags, limit},
 };
 use crate::{
-    client::Submission,
+    client::{Client, Submission},
     output::{EXIT_REFUSED, Failure, Mode},
 };
 
@@ -54,6 +54,12 @@ impl AskArgs {
     }
 }
 
+/// No node that can be reached has an agent, as far as is known here.
+async fn nobody(client: &Client) -> bool {
+    let answers = |m: &MemberView| m.state == "online" && m.agent_slots > 0;
+    client.status().await.is_ok_and(|s| !s.view.members.iter().any(answers))
+}
+
 /// Asks, and waits for the answer.
 pub(super) async fn ask(cx: &Context, args: AskArgs) -> Result<(), Failure> {
     let (detach, id_only, wait_timeout) = (args.detach || args.id_only, args.id_only, args.wait_timeout);
@@ -65,6 +71,9 @@ pub(super) async fn ask(cx: &Context, args: AskArgs) -> Result<(), Failure> {
     let accepted = client.submit(&wanted).await?;
     if detach {
         return detached(cx, &accepted, id_only);
+    }
+    if cx.output.mode() == Mode::Human && nobody(&client).await {
+        cx.output.note("no reachable node has an agent now: the prompt waits until one has (see 'clawmesh nodes'); Ctrl-C cancels it");
     }
     let end = wait_for_one(cx, &client, accepted.id, wait_timeout).await?;
     report_answer(cx, &client, &end).await?;

@@ -143,8 +143,8 @@ fn agents_are_offered_with_commands_or_when_that_is_said() {
         let a = agent(line);
         assert_eq!((a.offered, a.slots), (offered, slots), "{line}");
     }
-    let other = agent("clawmesh up --agent-arg claude --agent-arg -p --agent-env KEY --agent-env OTHER");
-    assert_eq!((other.argv, other.env), (vec!["claude".to_owned(), "-p".to_owned()], vec!["KEY".to_owned(), "OTHER".to_owned()]));
+    let other = agent("clawmesh up --agent-arg helper --agent-arg -p --agent-env KEY --agent-env OTHER");
+    assert_eq!((other.argv, other.env), (vec!["helper".to_owned(), "-p".to_owned()], vec!["KEY".to_owned(), "OTHER".to_owned()]));
     assert_eq!(agent("clawmesh up --agent-path my-claw").path, Some(PathBuf::from("my-claw")), "a bare name is looked for on PATH");
     assert!(agent("clawmesh up --agent-path bin/claw").path.unwrap().is_absolute());
     assert!(wrong("clawmesh up --agent-path x --agent-arg y").contains("cannot be used with"));

@@ -31,9 +31,9 @@ const PROMPT_FILE: &str = ".clawmesh-prompt.md";
 /// Longest part of a foreign text in a reason, in characters.
 const QUOTE_CHARS: usize = 120;
 
-/// Variables that tell a program that it runs inside an agent. OpenClaw refuses some commands then.
-const MARKERS: &[&str] =
-    &["OPENCLAW_SHELL", "OPENCLAW_CLI", "CLAUDECODE", "CLAUDE_CODE_ENTRYPOINT", "CODEX_SANDBOX", "GEMINI_CLI", "CURSOR_AGENT"];
+/// Variables of OpenClaw, which a task cannot set: `OPENCLAW_SHELL` would make it believe that it runs inside an agent, and
+/// where it finds its configuration is for the node to say. The node's own come by the agent's configuration, if at all.
+const OPENCLAW_PREFIX: &str = "OPENCLAW_";
 
 /// Placeholders in an agent's argv.
 const PLACE_PROMPT: &str = "{prompt_file}";
@@ -83,9 +83,10 @@ pub(crate) struct Usage {
     pub(crate) turns: u64,
 }
 
-/// True for a variable that must not reach an agent.
+/// True for a variable that a task must not set for an agent.
 pub(super) fn is_marker(name: &str) -> bool {
-    MARKERS.iter().any(|m| if cfg!(windows) { m.eq_ignore_ascii_case(name) } else { *m == name })
+    // Windows does not tell upper case from lower case.
+    name.get(..OPENCLAW_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(OPENCLAW_PREFIX))
 }
 
 /// The name of a skill as a folder that exists on every file system.
