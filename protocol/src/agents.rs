@@ -60,6 +60,14 @@ impl Lanes {
     }
 }
 
+/// So long after its start a node waits for word of those it knows, ms.
+const UNKNOWN_MS: u64 = 10_000;
+
+fn older(who: &str) -> Refusal {
+    let message = format!("{who} runs an older version of clawmesh that cannot keep prompts: update it, or stop it for a day");
+    Refusal::Invalid { message }
+}
+
 impl Mesh {
     /// Which slots it would take on this node.
     pub(crate) fn lane_here(&self, need: &Need) -> Lane {
@@ -89,20 +97,50 @@ impl Mesh {
         None
     }
 
-    /// V3: why a prompt can't be taken yet.  Who speaks an older protocol could not read its record, and would hold nothing
-    /// of it while it says that it does.
+    /// V3: why a prompt can't be given to the coordinator.  Who speaks an older protocol could not read its record, and would
+    /// hold nothing of it while it says that it does; the coordinator itself could not even read the message.
     pub(crate) fn too_new(&self, need: &Need) -> Option<Refusal> {
         if need.kind != Kind::Prompt || self.active_proto() >= PROTO_PROMPTS {
             return None;
         }
-        Some(if self.serving_leader().is_none() {
-            let message = "nobody coordinates the mesh here yet, so it is not known whether all of its nodes understand prompts";
-            Refusal::NoCoordinator { message: message.into() }
-        } else {
-            let message = "a node of this mesh runs an older version that cannot keep prompts: update it, or stop it for a day; \
-                           'clawmesh nodes --json' shows the versions";
-            Refusal::Invalid { message: message.into() }
-        })
+        let leader = self.serving_leader();
+        if leader == Some(self.me) {
+            return None;
+        }
+        match leader.and_then(|l| self.view.get(&l)).and_then(|m| m.advert.as_ref()).map(|a| a.proto_max) {
+            Some(proto) if proto >= PROTO_PROMPTS => None,
+            Some(_) => Some(older("the coordinator")),
+            None => {
+                let message = "nobody coordinates the mesh here yet, so it is not known whether all of its nodes understand prompts";
+                Some(Refusal::NoCoordinator { message: message.into() })
+            }
+        }
+    }
+
+    /// V3, as the coordinator: whether a prompt has to wait a moment, because nobody is known to be older and what all understand
+    /// is only about to be recorded.
+    ///
+    /// # Errors
+    /// Why it is not taken.
+    pub(crate) fn prompts(&self, need: &Need) -> Result<bool, Refusal> {
+        if need.kind != Kind::Prompt || self.active_proto() >= PROTO_PROMPTS {
+            return Ok(false);
+        }
+        if self.cfg.proto < PROTO_PROMPTS {
+            return Err(older("the coordinator"));
+        }
+        match self.view.members.iter().find(|(_, m)| self.holds_back(m, PROTO_PROMPTS)) {
+            Some((p, m)) if m.advert.is_some() || m.proto > 0 => Err(older(&self.name_of(p))),
+            Some((p, _)) if self.now >= self.born + UNKNOWN_MS => {
+                let name = self.name_of(p);
+                let message = format!(
+                    "{name} has not been heard of and may be of an older version that cannot keep prompts: start it, or forget it \
+                     ('clawmesh nodes forget {name}') when it is gone for good"
+                );
+                Err(Refusal::Invalid { message })
+            }
+            _ => Ok(true),
+        }
     }
 
     /// V3: it can read all that the mesh writes.  One that has not said what it speaks is believed to.

@@ -374,8 +374,13 @@ impl Mesh {
             self.rule(Rule::O1);
             return self.ack_submit(&s.id);
         }
-        if let Some(refusal) = self.too_new(&spec.need).filter(|_| !s.again) {
-            return self.refuse_submit(from, s.id, refusal, !s.again);
+        match self.prompts(&spec.need) {
+            Ok(false) => {}
+            Err(refusal) if !s.again => return self.refuse_submit(from, s.id, refusal, true),
+            _ => {
+                let m = Busy { id: Some(s.id), retry_after_ms: 200, full: false, ext: Default::default() };
+                return self.send(from, Message::Busy(m));
+            }
         }
         if let Some(refusal) = self.too_open(&spec) {
             return self.refuse_submit(from, s.id, refusal, !s.again);

@@ -1,7 +1,7 @@
 //! The protocol that a mesh speaks (V3): what all of its members understand.  It is recorded and only rises, so that
 //! nobody who understands less can come back later and serve by older rules.
 
-use crate::{io::Event, mesh::Mesh, rule::Rule};
+use crate::{io::Event, mesh::Mesh, rule::Rule, view::Member};
 
 /// A member that was not heard of for so long does not hold the others back, ms of awake time (24 h).
 const SEEN_MS: u64 = 86_400_000;
@@ -9,6 +9,11 @@ const SEEN_MS: u64 = 86_400_000;
 const FIRST: u32 = 1;
 /// A mesh that claims to be further ahead of this node is not believed: it would disable all of them.
 const STEP_MAX: u32 = 64;
+
+/// What a member understands.  Who is only remembered has not said what it speaks by now: what it said last counts.
+fn speaks(m: &Member) -> u32 {
+    m.advert.as_ref().map_or(m.proto, |a| a.proto_max).max(FIRST)
+}
 
 impl Mesh {
     /// The recorded protocol of the mesh, as far as this node knows.
@@ -45,12 +50,19 @@ impl Mesh {
         proto
     }
 
+    fn seen(&self, m: &Member) -> bool {
+        self.now < m.heard_at.max(self.born) + SEEN_MS
+    }
+
+    /// It keeps the mesh from speaking this protocol.
+    pub(crate) fn holds_back(&self, m: &Member, proto: u32) -> bool {
+        self.seen(m) && speaks(m) < proto
+    }
+
     /// Records what all members of the last day understand, when it is more than before.
     pub(crate) fn tick_versions(&mut self) {
-        let now = self.now;
-        let seen = self.view.members.values().filter(|m| now < m.heard_at.max(self.born) + SEEN_MS);
-        // Who is only remembered has not said what it speaks by now: what it said last counts.
-        let least = seen.map(|m| m.advert.as_ref().map_or(m.proto, |a| a.proto_max).max(FIRST)).fold(self.cfg.proto, u32::min);
+        let seen = self.view.members.values().filter(|m| self.seen(m));
+        let least = seen.map(speaks).fold(self.cfg.proto, u32::min);
         if least <= self.active_proto() {
             return;
         }

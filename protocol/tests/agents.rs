@@ -196,8 +196,9 @@ fn prompts_are_taken_when_all_members_can_read_them() {
     w.input(peer(2), Input::Agent("openclaw".into()));
     w.run(3_000);
     let said = w.ask(peer(2), Command::Submit(vec![prompt("hello", None)]), 600);
-    let Some(Reply::Refused(Refusal::Invalid { message })) = said else { panic!("taken: {said:?}") };
-    assert!(message.contains("older version"), "{message}");
+    let Some(Reply::Submitted(said)) = said else { panic!("no answer: {said:?}") };
+    let Some(Err(Refusal::Invalid { message })) = said.first() else { panic!("taken: {said:?}") };
+    assert!(message.contains("n1 runs an older version"), "{message}");
     assert!(w.jobs.is_empty());
     // It is updated and comes back.
     w.kill(peer(1));
@@ -206,6 +207,21 @@ fn prompts_are_taken_when_all_members_can_read_them() {
     w.run(3_000);
     submit(&mut w, peer(1), prompt("hello", None));
     assert_eq!(w.jobs.len(), 1);
+}
+
+#[test]
+fn a_prompt_in_the_first_moments_of_a_mesh_waits_until_its_protocol_is_recorded() {
+    for after in (0..4_000).step_by(100) {
+        let mut w = World::new(3);
+        w.run(after);
+        w.input(peer(1), Input::Command(7, Command::Submit(vec![prompt("hello", None)])));
+        w.run(6_000);
+        match w.replies.iter().find(|r| r.1 == 7).unwrap() {
+            (.., Reply::Submitted(r)) => assert!(r[0].is_ok(), "after {after} ms: {r:?}"),
+            (.., Reply::Refused(Refusal::NoCoordinator { .. })) if after < 3_000 => {}
+            (.., other) => panic!("after {after} ms: {other:?}"),
+        }
+    }
 }
 
 #[test]
