@@ -272,7 +272,7 @@ impl Backend for Fake {
                         self.world().strategy = s;
                         Reply::Ok
                     }
-                    _ => Reply::Refused(Refusal::Invalid { message: format!("no such setting or value: {key}") }),
+                    _ => Reply::Refused(Refusal::Invalid { message: format!("no such value of {key}: one of them is best_fit") }),
                 },
                 Command::Settings => Reply::Settings(SettingsView::default()),
                 Command::SetStrategy(_) => Reply::Ok,

@@ -28,6 +28,7 @@ pub(super) enum Config {
         #[arg(long, required = true)]
         mesh: bool,
         /// Which.
+        #[arg(value_parser = name)]
         key: String,
         /// The new value, at most 1 KiB.
         value: String,
@@ -46,6 +47,14 @@ pub(super) enum Config {
         #[arg(long, required = true)]
         mesh: bool,
     },
+}
+
+/// A misspelt name of the mesh's own is none: the others have a dot in them.
+fn name(typed: &str) -> Result<String, String> {
+    if typed == "strategy" || typed.contains('.') {
+        return Ok(typed.to_owned());
+    }
+    Err("there is 'strategy', and names of your own have a dot in them, as in lab.model-url".into())
 }
 
 /// The group.
