@@ -419,8 +419,17 @@ impl Mesh {
             self.deliver_to(p);
         }
         self.drain_held();
+        self.end_attempts_of_the_gone();
         self.release();
         self.advert_soon();
+    }
+
+    /// Who said good-bye before this node began to serve runs nothing any more, and will say nothing.
+    fn end_attempts_of_the_gone(&mut self) {
+        let gone: Vec<(Peer, u64)> = self.view.members.iter().filter(|(_, m)| m.left()).filter_map(|(p, m)| Some((*p, m.bye?))).collect();
+        for (p, boot) in gone {
+            self.end_attempts_of(p, |wboot| wboot <= boot, End::Returned, "the node left in order");
+        }
     }
 
     /// This node serves and has pulled all that `p` holds.

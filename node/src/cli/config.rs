@@ -1,6 +1,9 @@
 //! `clawmesh config`: settings of the whole mesh.
 
+use std::str::FromStr;
+
 use clap::Subcommand;
+use clawmesh_protocol::spec::Strategy;
 
 use super::{Context, spec::user};
 use crate::output::{EXIT_REFUSED, Failure, Mode, Text, views::stamp};
@@ -59,6 +62,14 @@ fn name(typed: &str) -> Result<String, String> {
 
 /// The group.
 pub(super) async fn config(cx: &Context, what: Config) -> Result<(), Failure> {
+    // A wrong value is wrong whether a node runs or not.
+    if let Config::Set { key, value, .. } = &what
+        && key == "strategy"
+        && Strategy::from_str(value).is_err()
+    {
+        let names = "least_tasks, round_robin, best_fit, random, affinity";
+        return Err(Failure::usage(format!("'{value}' is no strategy: there are {names}")));
+    }
     let client = cx.client()?;
     match what {
         Config::Get { key, .. } => {

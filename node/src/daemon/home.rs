@@ -131,7 +131,20 @@ pub(crate) fn set_peers(home: &Path, peers: &[KnownPeer]) -> Result<(), HomeErro
 pub(crate) fn own(home: &Path) -> Result<Own, HomeError> {
     let path = home.join("node.json");
     match fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| HomeError::Damaged { path, why: e.to_string() }),
+        Ok(bytes) => match serde_json::from_slice(&bytes) {
+            Ok(own) => Ok(own),
+            Err(e) => {
+                // A power cut must not keep the node down, and what a person wrote must not be lost: it is kept beside.
+                let aside = home.join("node.json.damaged");
+                fs::rename(&path, &aside).map_err(failed("set aside", &path))?;
+                tracing::warn!(
+                    "{} can't be read ({e}): it is kept as {}, and this node starts without it",
+                    path.display(),
+                    aside.display()
+                );
+                Ok(Own::default())
+            }
+        },
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Own::default()),
         Err(e) => Err(failed("read", &path)(e)),
     }
