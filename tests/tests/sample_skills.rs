@@ -72,6 +72,7 @@ fn stand_in(status: &'static str, kind: &'static str, body: Vec<u8>) -> (SocketA
 }
 
 #[test]
+#[ignore = "needs python3, 3.9 or newer"]
 fn all_six_categories_have_a_sample() {
     let mesh = mesh();
     let skills = mesh[0].get("/api/v1/skills").expect("a list");
@@ -88,6 +89,7 @@ fn all_six_categories_have_a_sample() {
 }
 
 #[test]
+#[ignore = "needs python3, 3.9 or newer"]
 fn python_run_runs_code_with_limits() {
     let mesh = mesh();
     let run = |input: Value| good(&mesh, "python-run", &input);
@@ -119,6 +121,7 @@ fn python_run_runs_code_with_limits() {
 }
 
 #[test]
+#[ignore = "needs python3, 3.9 or newer"]
 fn weather_asks_the_service_that_it_is_told() {
     let mesh = mesh();
     let now = json!({ "current": { "time": "2026-11-21T12:00", "temperature_2m": 17.5, "relative_humidity_2m": 70, "wind_speed_10m": 9.4, "weather_code": 3 } });
@@ -148,6 +151,7 @@ fn weather_asks_the_service_that_it_is_told() {
 }
 
 #[test]
+#[ignore = "needs python3, 3.9 or newer"]
 fn web_fetch_has_its_caps_and_keeps_out_of_the_own_network() {
     let mesh = mesh();
     let page =
@@ -178,6 +182,7 @@ fn web_fetch_has_its_caps_and_keeps_out_of_the_own_network() {
 }
 
 #[test]
+#[ignore = "needs python3, 3.9 or newer"]
 fn data_summary_summarises_tables_of_all_forms() {
     let mesh = mesh();
     let csv = "city,temp\nRome,20\nOslo,6\nRome,22\nOslo,\n";
@@ -206,6 +211,7 @@ fn data_summary_summarises_tables_of_all_forms() {
 }
 
 #[test]
+#[ignore = "needs python3, 3.9 or newer"]
 fn tabular_ml_learns_the_same_each_time() {
     let mesh = mesh();
     let rows = json!([[1, 1], [1, 2], [2, 1], [8, 9], [9, 8], [9, 9]]);
@@ -237,6 +243,7 @@ fn tabular_ml_learns_the_same_each_time() {
 
 #[cfg(unix)]
 #[test]
+#[ignore = "needs python3, 3.9 or newer"]
 fn file_search_stays_below_its_root() {
     let mesh = mesh();
     let root = mesh.dir().join("searched");
@@ -267,6 +274,7 @@ fn file_search_stays_below_its_root() {
 }
 
 #[test]
+#[ignore = "needs python3, 3.9 or newer"]
 fn image_info_reads_the_usual_formats() {
     let mesh = mesh();
     for (format, width, height, base64) in [
