@@ -178,7 +178,12 @@ impl Registry {
         for w in words(q.text.as_deref().unwrap_or_default()).take(ASKED_MAX) {
             narrow(self.starting(&w));
         }
-        let all = found.unwrap_or_else(|| self.entries.keys().map(|id| (*id, 0)).collect());
+        let Some(all) = found else {
+            // All of them: the index has them in order already.
+            let ids = self.names.values().flat_map(|hashes| hashes.values());
+            let all: Vec<&Entry> = ids.filter_map(|id| self.entries.get(id)).filter(|e| counts(e)).collect();
+            return (all.len(), all.into_iter().skip(q.offset).take(q.limit()).collect());
+        };
         let mut hits: Vec<(u32, &Entry)> =
             all.into_iter().filter_map(|(id, w)| Some((w, self.entries.get(&id)?))).filter(|(_, e)| counts(e)).collect();
         hits.sort_by(|(wa, a), (wb, b)| wb.cmp(wa).then_with(|| (&a.info.name, &a.info.hash).cmp(&(&b.info.name, &b.info.hash))));
