@@ -23,6 +23,8 @@ use crate::{
 const PER_DOUBLING: u32 = 4;
 /// From so many counted runs on, all buckets are halved: old runs fade.
 const COUNTED_MAX: u64 = 2_000;
+/// Most bytes of one telling: gossip takes 8 KiB, and 64 skills with long names are more.
+const TOLD_BYTES_MAX: usize = 6 << 10;
 /// Pause between two tellings in periods of the advert.
 const PERIODS: u64 = 5;
 
@@ -120,24 +122,26 @@ impl Runs {
         self.own.get(name).map(|t| &t.run)
     }
 
-    /// What changed, then the others in turn, so that who missed it or came later hears all of it.
+    /// What changed, then the others in turn, so that who missed it or came later hears all of it; as much as one message holds.
     fn next(&mut self) -> Vec<SkillRun> {
-        let mut names: Vec<String> = self.changed.iter().take(RUNS_MAX).cloned().collect();
+        let after = self.own.range::<String, _>((core::ops::Bound::Excluded(&self.turn), core::ops::Bound::Unbounded));
+        let turn = after.map(|(n, _)| n).chain(self.own.keys()).take(self.own.len());
+        let (mut names, mut bytes): (Vec<String>, usize) = (Vec::new(), 0);
+        for (n, in_turn) in self.changed.iter().map(|n| (n, false)).chain(turn.map(|n| (n, true))) {
+            let Some(t) = self.own.get(n).filter(|_| !names.contains(n)) else { continue };
+            bytes += codec::encode(&t.run).len();
+            if names.len() >= RUNS_MAX || bytes > TOLD_BYTES_MAX {
+                break;
+            }
+            if in_turn {
+                self.turn.clone_from(n);
+            }
+            names.push(n.clone());
+        }
         for n in &names {
             self.changed.remove(n);
         }
-        let after = self.own.range::<String, _>((core::ops::Bound::Excluded(&self.turn), core::ops::Bound::Unbounded));
-        let round: Vec<String> = after.map(|(n, _)| n).chain(self.own.keys()).take(self.own.len()).cloned().collect();
-        for n in round {
-            if names.len() >= RUNS_MAX {
-                break;
-            }
-            if !names.contains(&n) {
-                self.turn.clone_from(&n);
-                names.push(n);
-            }
-        }
-        names.iter().filter_map(|n| self.own.get(n)).map(|t| t.run.clone()).collect()
+        names.iter().filter_map(|n| self.own(n)).cloned().collect()
     }
 }
 
@@ -240,6 +244,29 @@ mod tests {
             last = b;
             let l = longest(b);
             assert!(l >= ms && l - ms <= ms / 4, "{ms} is in a bucket up to {l}");
+        }
+    }
+
+    #[test]
+    fn a_telling_fits_into_gossip_and_everything_has_its_turn() {
+        let mut r = Runs::default();
+        let names: Vec<String> = (0..200).map(|i| alloc::format!("{i:0>128}")).collect();
+        for n in &names {
+            let mut t = Tally::new(n, &"f".repeat(64));
+            t.count(true, u64::MAX / 4, u64::MAX / 4);
+            r.own.insert(n.clone(), t);
+            r.changed.insert(n.clone());
+        }
+        for _ in 0..2 {
+            let mut told = BTreeSet::new();
+            for _ in 0..10 {
+                let runs = r.next();
+                told.extend(runs.iter().map(|r| r.name.clone()));
+                let msg = Gossip::Runs(SkillRuns { boot: u64::MAX, runs, ext: Default::default() });
+                assert!(codec::encode(&msg).len() < 8 << 10);
+            }
+            assert_eq!(told.len(), 200);
+            assert!(r.changed.is_empty());
         }
     }
 
