@@ -38,6 +38,20 @@ impl Problem {
     pub(crate) fn internal(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the node could not do it", detail).next("clawmesh status")
     }
+    /// The `Host` header names something else than this machine; `who` is what the page of another site wanted to talk to.
+    pub(crate) fn foreign_host(who: &str) -> Self {
+        let detail = format!("the Host header must name 127.0.0.1, localhost or [::1]: pages of other sites may not talk to this {who}");
+        Self::new(StatusCode::FORBIDDEN, "forbidden_host", "this host name is not served", detail)
+    }
+    /// The bearer token is missing or wrong; goes with `WWW-Authenticate: Bearer`.
+    pub(crate) fn no_token() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "the token is missing or wrong",
+            "send 'Authorization: Bearer TOKEN' with the token in the file 'api.token' of the node's home",
+        )
+    }
     /// A bound on work at once is reached.
     pub(crate) fn busy(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many requests at once", detail)

@@ -218,24 +218,12 @@ pub(super) fn router(app: Arc<App>) -> Router {
 async fn door(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     if !auth::local_host(request.uri(), request.headers()) {
         app.metrics.refuse(Refused::Host);
-        return Problem::new(
-            StatusCode::FORBIDDEN,
-            "forbidden_host",
-            "this host name is not served",
-            "the Host header must name 127.0.0.1, localhost or [::1]: pages of other sites may not talk to this node",
-        )
-        .into_response();
+        return Problem::foreign_host("node").into_response();
     }
     let open = matches!(request.uri().path(), "/metrics" | "/healthz" | "/.well-known/agent-card.json" | "/.well-known/agent.json");
     if !open && !app.token.admits(request.headers()) {
         app.metrics.refuse(Refused::Token);
-        let problem = Problem::new(
-            StatusCode::UNAUTHORIZED,
-            "unauthorized",
-            "the token is missing or wrong",
-            "send 'Authorization: Bearer TOKEN' with the token in the file 'api.token' of the node's home",
-        );
-        return ([(header::WWW_AUTHENTICATE, "Bearer")], problem).into_response();
+        return ([(header::WWW_AUTHENTICATE, "Bearer")], Problem::no_token()).into_response();
     }
     let Ok(_permit) = app.requests.try_acquire() else {
         app.metrics.refuse(Refused::Busy);

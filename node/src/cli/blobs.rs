@@ -326,12 +326,7 @@ async fn holders(cx: &Context, client: &Client, hash: &str) -> Result<(), Failur
             Failure::new(EXIT_REFUSED, "not_found", format!("the index names nobody for the blob {hash}")).next("clawmesh blobs ls")
         );
     }
-    let members = client.nodes().await?;
-    for p in found {
-        let known = members.iter().find(|m| m.node == p).map_or("not seen yet", |m| m.name.as_str());
-        cx.output.line(&if cx.output.mode() == Mode::Quiet { p.to_string() } else { format!("{known}  {p}") })?;
-    }
-    Ok(())
+    cx.list_holders(client, &found).await
 }
 
 // ---- files of tasks ----

@@ -21,6 +21,8 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use etcetera::BaseStrategy;
 
+use clawmesh_protocol::ids::Peer;
+
 pub(crate) use self::{agent::AgentArgs, up::UpArgs};
 use crate::{
     client::Client,
@@ -167,6 +169,15 @@ struct Context {
 impl Context {
     fn client(&self) -> Result<Client, Failure> {
         Ok(Client::open(&self.home)?)
+    }
+    /// Prints whom the distributed index named, with the names that the mesh knows them by.
+    async fn list_holders(&self, client: &Client, found: &[Peer]) -> Result<(), Failure> {
+        let members = client.nodes().await?;
+        for p in found {
+            let known = members.iter().find(|m| m.node == *p).map_or("not seen yet", |m| m.name.as_str());
+            self.output.line(&if self.output.mode() == Mode::Quiet { p.to_string() } else { format!("{known}  {p}") })?;
+        }
+        Ok(())
     }
 }
 

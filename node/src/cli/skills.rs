@@ -164,10 +164,5 @@ async fn by_index(cx: &Context, client: &Client, name: &str) -> Result<(), Failu
             Failure::new(EXIT_REFUSED, "not_found", format!("the index names nobody for the skill '{name}'")).next("clawmesh skills")
         );
     }
-    let members = client.nodes().await?;
-    for p in found {
-        let known = members.iter().find(|m| m.node == p).map_or("not seen yet", |m| m.name.as_str());
-        cx.output.line(&if cx.output.mode() == Mode::Quiet { p.to_string() } else { format!("{known}  {p}") })?;
-    }
-    Ok(())
+    cx.list_holders(client, &found).await
 }

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use axum::{
     Router,
     extract::{Request, State},
-    http::{StatusCode, header},
+    http::header,
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
@@ -105,22 +105,10 @@ async fn accept(listener: TcpListener, router: Router) {
 /// Host, token, bound: in this order, so that a stranger learns nothing and costs nothing.
 async fn door(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
     if !local_host(request.uri(), request.headers()) {
-        return Problem::new(
-            StatusCode::FORBIDDEN,
-            "forbidden_host",
-            "this host name is not served",
-            "the Host header must name 127.0.0.1, localhost or [::1]: pages of other sites may not talk to this program",
-        )
-        .into_response();
+        return Problem::foreign_host("program").into_response();
     }
     if !door.token.admits(request.headers()) {
-        let problem = Problem::new(
-            StatusCode::UNAUTHORIZED,
-            "unauthorized",
-            "the token is missing or wrong",
-            "send 'Authorization: Bearer TOKEN' with the token in the file 'api.token' of the node's home",
-        );
-        return ([(header::WWW_AUTHENTICATE, "Bearer")], problem).into_response();
+        return ([(header::WWW_AUTHENTICATE, "Bearer")], Problem::no_token()).into_response();
     }
     let Ok(_permit) = door.requests.try_acquire() else {
         return Problem::busy(format!("{REQUESTS_MAX} requests are under way: try again in a moment")).into_response();

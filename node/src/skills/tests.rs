@@ -52,6 +52,11 @@ fn host() -> Host {
 fn skill(front: &str) -> Result<Skill, String> {
     let home = Home::new();
     home.put("dir-name/SKILL.md", &format!("---\n{front}\n---\nbody\n"));
+    the_one(&home)
+}
+
+/// The only skill below a home, or why it was not taken.
+fn the_one(home: &Home) -> Result<Skill, String> {
     let mut scan = home.scan();
     match (scan.skills.pop(), scan.rejected.pop()) {
         (Some(skill), None) => Ok(skill),

@@ -5,12 +5,7 @@ use super::*;
 fn legacy(json: &str) -> Result<Skill, String> {
     let home = Home::new();
     home.put("dir-name/skill.json", json).put("dir-name/main.py", "");
-    let mut scan = home.scan();
-    match (scan.skills.pop(), scan.rejected.pop()) {
-        (Some(skill), None) => Ok(skill),
-        (None, Some(rejected)) => Err(rejected.problem.code.to_owned()),
-        other => panic!("neither one skill nor one rejection: {other:?}"),
-    }
+    the_one(&home)
 }
 
 #[test]
