@@ -1,6 +1,7 @@
 //! A client of the API of the node in a home: what the CLI, the demo and the bench speak.
 
 mod blobs;
+mod memory;
 
 use std::{
     io,

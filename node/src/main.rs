@@ -10,6 +10,7 @@ mod depot;
 mod exec;
 mod facts;
 mod mcp;
+mod memory;
 mod net;
 mod nursery;
 mod output;

@@ -54,6 +54,8 @@ pub enum Input {
     Agent(String),
     /// Where this node's mesh port can be reached, as multiaddrs.
     Addresses(Vec<String>),
+    /// What stands in the notes this node holds, in short; 0 = it shares none.
+    Notes(u64),
 }
 
 /// How a process ended.
@@ -276,4 +278,6 @@ pub enum Event {
     Tilt(u64),
     /// A member's state changed.
     Member(Peer, &'static str),
+    /// A member holds other notes than it last said: what stands in them, in short; 0 = it shares none any more.
+    Notes(Peer, u64),
 }

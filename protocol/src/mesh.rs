@@ -128,6 +128,8 @@ pub struct Mesh {
     pub(crate) facts: Facts,
     pub(crate) facts_at: u64,
     pub(crate) catalogue: Catalogue,
+    /// What stands in this node's notes, in short; 0 = it shares none.
+    notes: u64,
     pub(crate) draining: bool,
     /// Where the mesh port can be reached.
     addresses: Vec<String>,
@@ -235,6 +237,7 @@ impl Mesh {
             facts: Facts::default(),
             facts_at: awake,
             catalogue: Catalogue::empty(),
+            notes: 0,
             draining: false,
             addresses: Vec::new(),
             seeded: false,
@@ -350,6 +353,7 @@ impl Mesh {
             }
             Input::Skills(c) => self.on_skills(c),
             Input::Agent(name) => self.on_agent(name),
+            Input::Notes(what) => self.on_notes(what),
             Input::Addresses(a) => {
                 self.addresses = a.into_iter().filter(|a| a.len() <= 128).take(8).collect();
                 self.advert_soon();
@@ -606,6 +610,7 @@ impl Mesh {
             agent: self.worker.agent.clone(),
             agent_slots: self.worker.agent_slots(),
             agent_running,
+            notes: self.notes,
             ext: Default::default(),
         }
     }
@@ -657,6 +662,7 @@ impl Mesh {
         m.name.clone_from(&a.name);
         (m.advert_at, m.heard_at) = (now, now);
         let floor = a.floor;
+        let noted = (m.advert.as_ref().map_or(0, |old| old.notes) != a.notes).then_some(a.notes);
         m.facts = crate::view::facts(&a);
         m.advert = Some(a);
         let have = m.catalogue_hash;
@@ -669,6 +675,9 @@ impl Mesh {
         }
         if renamed {
             self.remember(from);
+        }
+        if let Some(what) = noted {
+            self.event(Event::Notes(from, what));
         }
         if ask {
             self.send(from, Message::WantCatalogue(crate::message::WantCatalogue { hash, ext: Default::default() }));
@@ -724,6 +733,13 @@ impl Mesh {
             self.worker.agent = name;
             self.advert_soon();
             self.capacity_changed();
+        }
+    }
+
+    fn on_notes(&mut self, what: u64) {
+        if what != self.notes {
+            self.notes = what;
+            self.advert_soon();
         }
     }
 

@@ -119,6 +119,8 @@ wire_struct! {
         41 => agent_slots: u32,
         /// Agents it runs.
         42 => agent_running: u32,
+        /// What stands in the notes it holds, in short (nodes with the same notes say the same); 0 = it shares none.
+        50 => notes: u64,
     }
 }
 

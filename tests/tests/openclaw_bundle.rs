@@ -193,3 +193,44 @@ fn the_a2a_channel_of_a_real_openclaw_submits_a_task() {
     // OpenClaw keeps the task's id as that of its message.
     assert!(said.contains(done["id"].as_str().expect("an id")), "{said}");
 }
+
+#[test]
+#[ignore = "needs npm: a real OpenClaw"]
+fn the_memory_of_a_real_openclaw_finds_notes_of_the_mesh_and_distrusts_them() {
+    let shared = tempfile::tempdir().expect("a temporary directory");
+    let workspace = shared.path().join("workspace");
+    fs::create_dir(&workspace).expect("a directory can be made");
+    let dir = workspace.to_str().expect("a path in UTF-8");
+    let mesh = Mesh::of(2).node_args(0, ["--memory"]).node_args(1, ["--memory", dir]).start();
+    mesh[1].cli(["memory", "note", "the zanzibar server has the quokka model"]).ok();
+    // One node keeps them in its home, the other one in the agent's workspace.
+    let pages = [mesh[0].home().join("memory/mesh/n1"), workspace.join("memory/mesh/n1")];
+    for page in &pages {
+        wait_until(&format!("a page in {}", page.display()), LONG, || match fs::read_dir(page).map(Iterator::count) {
+            Ok(1) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    }
+    let openclaw = OpenClaw::new(shared.path(), mesh[0].home());
+    let settings = openclaw.home.join(".openclaw");
+    fs::create_dir_all(&settings).expect("a directory can be made");
+    let config = json!({
+        "agents": { "defaults": { "workspace": workspace } },
+        "memory": { "search": { "provider": "none", "extraPaths": [mesh[0].home().join("memory/mesh")] } },
+    });
+    fs::write(settings.join("openclaw.json"), config.to_string()).expect("a file can be written");
+    openclaw.run(&["memory", "index", "--force"]);
+    let said = openclaw.run(&["memory", "search", "quokka zanzibar", "--json"]);
+    let found: Value = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"));
+    let classes: Vec<(bool, &Value)> = found["results"]
+        .as_array()
+        .expect("results")
+        .iter()
+        .map(|r| {
+            assert!(r["snippet"].as_str().is_some_and(|s| s.contains("> the zanzibar server") && s.contains("Untrusted text")), "{r}");
+            (r["path"].as_str().is_some_and(|p| p.starts_with("memory/mesh/n1/")), &r["provenance"]["originClass"])
+        })
+        .collect();
+    // OpenClaw itself takes what lies in its workspace for its own agent's words, so the node's home is where they go unless asked.
+    assert!(classes.len() == 2 && classes.contains(&(false, &json!("untrusted"))) && classes.contains(&(true, &json!("agent"))), "{said}");
+}

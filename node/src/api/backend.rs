@@ -64,6 +64,10 @@ pub(crate) trait Backend: Send + Sync + 'static {
     fn sharing(&self) -> Option<&dyn super::Sharing> {
         None
     }
+    /// Notes of the mesh; none in a node without a disk of its own, as in tests of the API.
+    fn memory(&self) -> Option<&dyn super::Memory> {
+        None
+    }
     /// Begins a clean shutdown and returns at once.
     fn stop(&self);
 }

@@ -10,6 +10,7 @@ mod backend;
 mod blobs;
 #[cfg(test)]
 pub(crate) mod fake;
+mod memory;
 mod metrics;
 mod problem;
 mod routes;
@@ -47,6 +48,7 @@ pub(crate) use self::{
     auth::{Token, announced, local_host},
     backend::{Backend, Gone, LogStream, NodeInfo},
     blobs::{BlobView, FetchLine, OfferView, Sharing},
+    memory::{Memory, MemoryView, NewNote, NoteView, SyncView},
     metrics::ApiMetrics,
     problem::nearest,
 };

@@ -24,7 +24,7 @@ use super::{
     a2a,
     auth::{self, Token},
     backend::Backend,
-    blobs,
+    blobs, memory,
     metrics::{ApiMetrics, Refused},
     problem::nearest,
     settings, skills, tasks,
@@ -200,7 +200,10 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/blobs/{hash}/holders", get(blobs::holders))
         .route("/blobs/{hash}/pin", put(blobs::pin).delete(blobs::unpin))
         .route("/offers", get(blobs::offers).post(blobs::publish))
-        .route("/offers/{name}", delete(blobs::withdraw));
+        .route("/offers/{name}", delete(blobs::withdraw))
+        .route("/memory", get(memory::list))
+        .route("/memory/notes", get(memory::notes).post(memory::write))
+        .route("/memory/sync", post(memory::sync));
     Router::new()
         .nest("/api/v1", tasks.merge(node).merge(shared))
         .route("/.well-known/agent-card.json", get(a2a::card))

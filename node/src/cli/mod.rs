@@ -4,6 +4,7 @@ mod agent;
 mod ask;
 mod blobs;
 mod config;
+mod memory;
 mod node;
 mod quorum;
 mod run;
@@ -23,7 +24,10 @@ use etcetera::BaseStrategy;
 
 use clawmesh_protocol::ids::Peer;
 
-pub(crate) use self::{agent::AgentArgs, up::UpArgs};
+pub(crate) use self::{
+    agent::AgentArgs,
+    up::{MemoryFlag, UpArgs},
+};
 use crate::{
     client::Client,
     output::{Failure, Mode, Output},
@@ -85,6 +89,11 @@ enum Command {
     Blobs {
         #[command(subcommand)]
         what: Option<blobs::Blobs>,
+    },
+    /// Write down notes that all nodes keep which share memory, and find them again.
+    Memory {
+        #[command(subcommand)]
+        what: Option<memory::Memory>,
     },
     /// Print the ticket that lets another machine join.
     Invite,
@@ -253,6 +262,7 @@ async fn asynchronous(command: Command, cx: &Context) -> Result<(), Failure> {
         Command::Quorum { what } => quorum::quorum(cx, what).await,
         Command::Skills { what } => skills::skills(cx, what).await,
         Command::Blobs { what } => blobs::blobs(cx, what).await,
+        Command::Memory { what } => memory::memory(cx, what).await,
         Command::Invite => node::invite(cx).await,
         Command::Run(args) => run::run(cx, *args).await,
         Command::Submit(args) => run::submit(cx, *args).await,

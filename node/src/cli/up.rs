@@ -66,6 +66,13 @@ pub(super) struct Flags {
     /// Do not look for skills in OpenClaw's folders, nor into its configuration.
     #[arg(long)]
     no_openclaw_skills: bool,
+    /// Share notes with the other nodes that do: everybody's are kept in DIR/memory/mesh [without DIR: in the node's home]. The node
+    /// remembers it.
+    #[arg(long, value_name = "DIR", num_args = 0..=1, conflicts_with = "no_memory")]
+    memory: Option<Option<PathBuf>>,
+    /// Share no notes any more; what is there stays.
+    #[arg(long)]
+    no_memory: bool,
     /// Address of a node (host:port or a multiaddr) to connect to; may be given several times.
     #[arg(long = "peer", value_name = "ADDRESS")]
     peers: Vec<String>,
@@ -116,12 +123,25 @@ pub(crate) struct UpArgs {
     pub(crate) blob_rate: u64,
     /// Take the skills of an OpenClaw on this machine, too.
     pub(crate) openclaw_skills: bool,
+    /// Whether notes are shared.
+    pub(crate) memory: MemoryFlag,
     /// Addresses to dial, as typed.
     pub(crate) peers: Vec<String>,
     /// Program to ask for the tailnet's peers; none = `tailscale` where it is installed.
     pub(crate) tailscale_command: Option<PathBuf>,
     /// Listen for the mesh on 127.0.0.1 only.
     pub(crate) loopback_only: bool,
+}
+
+/// What `up` is told about the notes of the mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum MemoryFlag {
+    /// As it was last time.
+    AsBefore,
+    /// Share them, below this folder.
+    On(PathBuf),
+    /// Do not share them.
+    Off,
 }
 
 impl Flags {
@@ -132,6 +152,15 @@ impl Flags {
         // A skill runs in a folder of its own: a relative path would point elsewhere there.
         let absolute = |d: PathBuf| std::path::absolute(&d).map_err(|e| Failure::usage(format!("cannot use {}: {e}", d.display())));
         let skills = self.skills.into_iter().map(absolute).collect::<Result<Vec<_>, _>>()?;
+        let memory = match self.memory {
+            Some(Some(dir)) if !dir.is_dir() => {
+                return Err(Failure::usage(format!("{} is not a directory, so no notes can be kept in it", dir.display())));
+            }
+            Some(Some(dir)) => MemoryFlag::On(absolute(dir)?),
+            Some(None) => MemoryFlag::On(home.clone()),
+            None if self.no_memory => MemoryFlag::Off,
+            None => MemoryFlag::AsBefore,
+        };
         Ok(UpArgs {
             home,
             api_port: self.api_port,
@@ -151,6 +180,7 @@ impl Flags {
             blob_cache: self.blob_cache,
             blob_rate: self.blob_rate,
             openclaw_skills: !self.no_openclaw_skills,
+            memory,
             peers: self.peers,
             tailscale_command: self.tailscale_command,
             loopback_only: self.loopback_only,

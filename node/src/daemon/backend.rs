@@ -13,9 +13,9 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{bulk, driver::Call, run, sharing::Shared};
+use super::{bulk, driver::Call, notes::Notes, run, sharing::Shared};
 use crate::{
-    api::{Backend, Gone, LogStream, NodeInfo, Sharing, types::LocalSkill},
+    api::{Backend, Gone, LogStream, Memory, NodeInfo, Sharing, types::LocalSkill},
     exec::Executor,
     net::Net,
     store::{BlobHash, Store},
@@ -37,6 +37,7 @@ pub(crate) struct Node {
     pub(crate) info: NodeInfo,
     pub(crate) stop: CancellationToken,
     pub(crate) shared: Shared,
+    pub(crate) notes: Notes,
 }
 
 impl Backend for Node {
@@ -83,6 +84,10 @@ impl Backend for Node {
 
     fn sharing(&self) -> Option<&dyn Sharing> {
         Some(&self.shared)
+    }
+
+    fn memory(&self) -> Option<&dyn Memory> {
+        Some(&self.notes)
     }
 
     fn local_skills(&self) -> Vec<LocalSkill> {

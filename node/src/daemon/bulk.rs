@@ -21,10 +21,11 @@ use tokio::{
 };
 use tokio_util::io::ReaderStream;
 
-use super::figures::BlobFigures;
+use super::{figures::BlobFigures, sharing::Shared};
 use crate::{
     depot::{Depot, DepotError, GROUP},
     exec::{Executor, JobKey, Piece, Stream},
+    memory::{MemoryError, Notebook},
     net::{BulkReader, BulkRequest, Net},
     share::Offers,
     store::{BlobHash, Store},
@@ -46,6 +47,10 @@ pub(super) enum Ask {
     Slice { hash: Hash, from: u64, to: u64 },
     /// The skills that the node has published, of this name or all: CBOR.
     Offers(Option<String>),
+    /// What the node says of the notes that it keeps, by author: CBOR.
+    Heads,
+    /// Notes of one author after this number, oldest first, as many as one answer holds: CBOR.
+    Notes { author: Peer, after: u64 },
     /// The same of a node that the asker cannot reach and the asked one can (E11): one hop, so never another of these inside.
     Through { peer: Peer, ask: Box<Self> },
 }
@@ -62,6 +67,8 @@ const SLICE_MAX: u64 = 64 << 20;
 pub(super) const OFFERS_BYTES_MAX: u64 = 1 << 20;
 /// Answers handed on for others at the same time.
 const PASSING_MAX: usize = 8;
+/// Longest answer about notes, bytes: a mebibyte of them, and what CBOR adds.
+pub(super) const NOTES_BYTES_MAX: u64 = 2 << 20;
 /// Longest answer handed on, bytes; as long as the longest output that is read at all.
 const PASSED_MAX: u64 = 160 << 20;
 
@@ -73,6 +80,7 @@ pub(crate) struct Desk {
     exec: Executor,
     depot: Depot,
     offers: Offers,
+    notes: Option<Notebook>,
     figures: BlobFigures,
     passing: Arc<Semaphore>,
     sending: Arc<Semaphore>,
@@ -80,18 +88,12 @@ pub(crate) struct Desk {
 }
 
 impl Desk {
-    pub(crate) fn new(
-        net: Arc<Net>,
-        store: Arc<Store>,
-        exec: Executor,
-        depot: Depot,
-        offers: Offers,
-        figures: BlobFigures,
-        rate: u64,
-    ) -> Self {
+    /// `rate`: how fast shared blobs leave, bytes per second; 0 = as fast as they can.
+    pub(crate) fn new(store: Arc<Store>, exec: Executor, shared: &Shared, notes: Option<Notebook>, rate: u64) -> Self {
         let places = |n| Arc::new(Semaphore::new(n));
         let pace = Arc::new(Pace { rate, free: Mutex::new(Instant::now()) });
-        Self { net, store, exec, depot, offers, figures, passing: places(PASSING_MAX), sending: places(SENDING_MAX), pace }
+        let Shared { net, depot, offers, figures, .. } = shared.clone();
+        Self { net, store, exec, depot, offers, notes, figures, passing: places(PASSING_MAX), sending: places(SENDING_MAX), pace }
     }
 
     /// Answers one question of another node.
@@ -113,6 +115,8 @@ impl Desk {
             }
             Ok(Ask::Slice { hash, from, to }) => self.send_slice(w, BlobHash(hash.0), from..to).await,
             Ok(Ask::Offers(name)) => self.send_offers(w, name.as_deref()).await,
+            Ok(Ask::Heads) => self.send_notes(w, |book| Ok(book.heads())).await,
+            Ok(Ask::Notes { author, after }) => self.send_notes(w, move |book| book.since(author, after)).await,
             Ok(Ask::Through { peer, ask }) => self.pass_on(w, peer, &ask).await,
             Err(_) => refuse(w, "this version does not know the question").await,
         };
@@ -158,6 +162,20 @@ impl Desk {
         let all: Vec<_> = self.offers.list().into_iter().filter(|o| name.is_none_or(|n| n == o.name)).collect();
         ciborium::into_writer(&all, &mut answer).map_err(io::Error::other)?;
         w.write_all(&answer).await?;
+        w.shutdown().await
+    }
+
+    async fn send_notes<T: Serialize + Send + 'static>(
+        &self,
+        w: &mut (impl AsyncWrite + Unpin),
+        read: impl FnOnce(&Notebook) -> Result<T, MemoryError> + Send + 'static,
+    ) -> io::Result<()> {
+        let Some(book) = self.notes.clone() else { return refuse(w, "this node shares no notes").await };
+        let read = tokio::task::spawn_blocking(move || read(&book)).await.map_err(io::Error::other)?;
+        let Ok(found) = read else { return refuse(w, "the notes cannot be read here").await };
+        let mut answer = vec![OK];
+        ciborium::into_writer(&found, &mut answer).map_err(io::Error::other)?;
+        tokio::time::timeout(STALL, w.write_all(&answer)).await.map_err(|_| io::ErrorKind::TimedOut)??;
         w.shutdown().await
     }
 

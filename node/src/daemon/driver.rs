@@ -24,7 +24,7 @@ use clawmesh_protocol::{
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{agent::Agents, bulk, clock, figures::Figures, run, seal::Seal, sharing::Shared};
+use super::{agent::Agents, bulk, clock, figures::Figures, notes::Notes, run, seal::Seal, sharing::Shared};
 use crate::{
     exec::{Executor, Exit, JobKey},
     net::{Net, NetEvent, Topic},
@@ -66,6 +66,7 @@ pub(crate) struct Hands {
     pub(crate) figures: Figures,
     pub(crate) seal: Seal,
     pub(crate) shared: Shared,
+    pub(crate) notes: Notes,
     pub(crate) preparing: Arc<Preparing>,
     pub(crate) inputs: mpsc::Sender<Input>,
 }
@@ -271,6 +272,9 @@ impl Driver {
                     self.failed = Some(
                         "the mesh has forgotten this node ('nodes forget'): delete the folder 'store' in its home to let it return as a new one".into(),
                     );
+                }
+                if let Event::Notes(peer, what) = &e {
+                    self.hands.notes.heard(*peer, *what);
                 }
                 self.hands.figures.event(&e);
             }

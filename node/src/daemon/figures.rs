@@ -192,6 +192,7 @@ impl Figures {
                 }
             }
             Event::Tilt(gap) => tracing::warn!(gap_ms = gap, "the clock jumped: this machine slept, or the process was stopped"),
+            Event::Notes(..) => {}
             Event::Member(peer, state) => tracing::debug!(%peer, state, "member"),
             Event::Submitted(_) | Event::Acked(..) => {}
         }
@@ -276,5 +277,43 @@ impl BlobFigures {
     /// A fetch has ended.
     pub(crate) fn ended(&self, failed: bool) {
         self.fetches.get_or_create(&Word { kind: if failed { "failed" } else { "done" } }).inc();
+    }
+}
+
+/// The figures of shared notes.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct NoteFigures {
+    notes: Gauge,
+    bytes: Gauge,
+    received: Counter,
+    refused: Family<Word, Counter>,
+}
+
+impl NoteFigures {
+    /// Makes the figures and registers them.
+    pub(crate) fn new(registry: &mut Registry) -> Self {
+        let f = Self::default();
+        registry.register("notes", "Notes of the mesh that this node keeps", f.notes.clone());
+        registry.register("notes_bytes", "Bytes of these notes", f.bytes.clone());
+        registry.register("notes_received", "Notes of other nodes that were not here before", f.received.clone());
+        registry.register("notes_refused", "Notes that other nodes sent and that are none, by reason", f.refused.clone());
+        for kind in ["forged", "malformed", "crowded"] {
+            drop(f.refused.get_or_create(&Word { kind }));
+        }
+        f
+    }
+
+    /// What lies here.
+    pub(crate) fn held(&self, notes: u64, bytes: u64) {
+        self.notes.set(signed(notes));
+        self.bytes.set(signed(bytes));
+    }
+
+    /// What another node has sent.
+    pub(crate) fn taken(&self, taken: &crate::memory::Taken) {
+        self.received.inc_by(taken.fresh as u64);
+        for (kind, n) in &taken.refused {
+            self.refused.get_or_create(&Word { kind }).inc_by(*n);
+        }
     }
 }

@@ -56,6 +56,9 @@ pub(crate) struct Own {
     pub(crate) name: Option<String>,
     /// Its rank.
     pub(crate) priority: Option<u32>,
+    /// The folder below which the mesh's notes are kept as `memory/mesh`; none = this node shares no notes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) memory: Option<PathBuf>,
     /// Another agent than OpenClaw, written there by a person.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) agent: Option<OwnAgent>,

@@ -8,6 +8,7 @@ mod clock;
 mod driver;
 mod figures;
 mod home;
+mod notes;
 mod run;
 mod seal;
 mod sharing;
@@ -36,17 +37,19 @@ use tokio_util::sync::CancellationToken;
 use self::{
     agent::Agents,
     driver::{CALLS_MAX, Driver, End, Hands, INPUTS_MAX, Sources},
-    figures::{BlobFigures, Figures},
+    figures::{BlobFigures, Figures, NoteFigures},
     home::KnownPeer,
+    notes::Notes,
     seal::Seal,
 };
 pub(crate) use self::{driver::Call, transfer::Progress};
 use crate::{
     api::{self, ApiMetrics, NodeInfo},
-    cli::UpArgs,
+    cli::{MemoryFlag, UpArgs},
     depot::{Depot, Limits},
     exec::{self, Executor},
     facts::Sampler,
+    memory::{Notebook, Pen},
     net::{Identity, Net, NetConfig, Ticket},
     output::{Failure, Mode, Output},
     share::Offers,
@@ -277,6 +280,7 @@ async fn node(args: UpArgs, output: Output) -> Result<(), Failure> {
     let core = registry.sub_registry_with_prefix("clawmesh");
     let figures = Figures::new(core);
     let blob_figures = BlobFigures::new(core);
+    let note_figures = NoteFigures::new(core);
     let OpenedStore { store, mut recovered, commits, notes } = open_store(&home_dir, known_before, core)?;
     for n in &notes {
         tracing::warn!("{n}");
@@ -288,6 +292,11 @@ async fn node(args: UpArgs, output: Output) -> Result<(), Failure> {
     let mut own = home::own(&home_dir).map_err(|e| Failure::refused(e.to_string()))?;
     own.name = args.name.clone().or(own.name);
     own.priority = args.priority.or(own.priority);
+    own.memory = match &args.memory {
+        MemoryFlag::AsBefore => own.memory,
+        MemoryFlag::On(dir) => Some(dir.clone()),
+        MemoryFlag::Off => None,
+    };
     home::set_own(&home_dir, &own).map_err(|e| Failure::refused(e.to_string()))?;
     let name = own.name.clone().unwrap_or_else(|| facts.host_name.clone());
     let slots = args.slots.unwrap_or(facts.cpu_count);
@@ -296,6 +305,7 @@ async fn node(args: UpArgs, output: Output) -> Result<(), Failure> {
     let known = home::peers(&home_dir);
     let expects_others = !mesh_ticket.addrs.is_empty() || !seeds.is_empty();
     let seal = Seal::new(identity.clone(), mesh_ticket.mesh_id());
+    let pen = Pen::new(identity.clone(), mesh_ticket.mesh_id());
     let net_config = NetConfig {
         identity,
         key: mesh_ticket.key,
@@ -350,6 +360,11 @@ async fn node(args: UpArgs, output: Output) -> Result<(), Failure> {
         let fetcher = transfer::Fetcher::new(me, net.clone(), depot.clone(), calls.clone(), blob_figures.clone(), stop.clone());
         sharing::Shared { me, net: net.clone(), depot, offers: Offers::open(&home_dir), fetcher, figures: blob_figures.clone() }
     };
+    let notebook = match &own.memory {
+        Some(base) => Some(open_notes(&home_dir, base, &name, pen, &store).await?),
+        None => None,
+    };
+    let notes = Notes::new(me, notebook.clone(), net.clone(), shared.fetcher.clone(), note_figures);
     let api_metrics = ApiMetrics::register(&mut registry);
     let info = NodeInfo {
         mesh: mesh_ticket.mesh_name.clone(),
@@ -372,6 +387,7 @@ async fn node(args: UpArgs, output: Output) -> Result<(), Failure> {
         info,
         stop: stop.clone(),
         shared: shared.clone(),
+        notes: notes.clone(),
     });
     let addr = bound.addr();
     let serving = match bound.serve(&home_dir, me, backend.clone(), api_metrics) {
@@ -393,28 +409,22 @@ async fn node(args: UpArgs, output: Output) -> Result<(), Failure> {
         figures,
         seal,
         shared: shared.clone(),
+        notes: notes.clone(),
         preparing: Arc::default(),
         inputs: inputs.clone(),
     };
     let helpers = CancellationToken::new();
     tokio::spawn(helpers.clone().run_until_cancelled_owned(agent::watch(agents, present.clone(), inputs.clone())));
+    tokio::spawn(helpers.clone().run_until_cancelled_owned(notes.watch(inputs.clone())));
     spawn_helpers(&helpers, library, shelf, sampler, inputs, store.clone(), net.clone());
-    let desk = bulk::Desk::new(
-        net.clone(),
-        store.clone(),
-        exec.clone(),
-        shared.depot.clone(),
-        shared.offers.clone(),
-        blob_figures,
-        args.blob_rate,
-    );
+    let desk = bulk::Desk::new(store.clone(), exec.clone(), &shared, notebook, args.blob_rate);
     spawn_bulk(&helpers, bulk_requests, desk);
     tokio::spawn(helpers.clone().run_until_cancelled_owned(shared.watch()));
     let runs = exec.clone();
     tokio::spawn(helpers.clone().run_until_cancelled_owned(crate::power::watch(calls.clone(), move || !runs.running().is_empty())));
     tokio::spawn(keep_peers(helpers.clone(), home_dir.clone(), known, learned_rx));
 
-    announce(&output, &args, &name, &present, me, addr, created, &home_dir, &net);
+    announce(&output, &args, &name, &present, own.memory.as_deref(), me, addr, created, &home_dir, &net);
     let mut driver = Driver::new(mesh, hands, std::mem::take(&mut first));
     let mut sources = Sources { net: net_events, commits, exits, calls: call_rx, inputs: input_rx, learned };
     let end = run_until(&mut driver, &mut sources, stop.clone(), calls).await;
@@ -533,6 +543,16 @@ async fn open_depot(args: &UpArgs, store: &Store) -> Result<Depot, Failure> {
         Ok(Ok(depot)) => Ok(depot),
         Ok(Err(e)) => Err(Failure::refused(format!("cannot open the shared blobs in {shown}: {e}"))),
         Err(e) => Err(Failure::refused(format!("cannot open the shared blobs in {shown}: {e}"))),
+    }
+}
+
+async fn open_notes(home: &Path, base: &Path, name: &str, pen: Pen, store: &Store) -> Result<Notebook, Failure> {
+    let (dir, base, name, room) = (home.join("notes"), base.to_owned(), name.to_owned(), Arc::new(store.room()));
+    let opened = tokio::task::spawn_blocking(move || Notebook::open(&dir, &base, &name, pen, room)).await;
+    match opened {
+        Ok(Ok(book)) => Ok(book),
+        Ok(Err(e)) => Err(Failure::refused(e.to_string())),
+        Err(e) => Err(Failure::refused(format!("BUG: {e}"))),
     }
 }
 
@@ -697,6 +717,7 @@ fn announce(
     args: &UpArgs,
     name: &str,
     agent: &str,
+    memory: Option<&Path>,
     me: Peer,
     api: std::net::SocketAddr,
     created: bool,
@@ -706,7 +727,7 @@ fn announce(
     let ticket = ticket_now(home, net, me).unwrap_or_default();
     if output.mode() == Mode::Json {
         let addresses: Vec<String> = net.addresses().iter().map(ToString::to_string).collect();
-        let v = serde_json::json!({ "node": me, "name": name, "agent": agent, "api": api.to_string(), "mesh_addresses": addresses, "ticket": ticket, "created": created });
+        let v = serde_json::json!({ "node": me, "name": name, "agent": agent, "memory": memory, "api": api.to_string(), "mesh_addresses": addresses, "ticket": ticket, "created": created });
         let _ = output.line(&v.to_string());
         return;
     }
@@ -734,6 +755,12 @@ fn announce(
     if !agent.is_empty() && args.agent.slots > 0 {
         let _ = output
             .line(&format!("Prompts of the mesh are run here by {agent}, which may do what you may ('up --no-agents' refuses them)."));
+    }
+    if let Some(base) = memory {
+        let _ = output.line(&format!(
+            "Notes are shared: what is noted here goes to every node that shares them, and theirs come to {} ('up --no-memory' ends it).",
+            base.join("memory").join("mesh").display()
+        ));
     }
     let _ = output.line(&format!("Then, in another terminal: clawmesh{given} run -- uname -a"));
 }

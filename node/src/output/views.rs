@@ -322,11 +322,11 @@ fn tail(id: &str) -> String {
 }
 
 /// Control characters in words that came from elsewhere must not reach a terminal.
-fn clean(s: &str) -> String {
+pub(crate) fn clean(s: &str) -> String {
     s.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-pub(super) fn clean_lines(s: &str) -> String {
+pub(crate) fn clean_lines(s: &str) -> String {
     s.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
 }
 

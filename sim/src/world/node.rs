@@ -596,6 +596,7 @@ impl World {
             Input::Skills(_) => "skills",
             Input::Agent(_) => "agent",
             Input::Addresses(_) => "addresses",
+            Input::Notes(_) => "notes",
         };
         let head = [self.now, node as u64, self.steps];
         head.iter().for_each(|v| {
@@ -647,6 +648,7 @@ impl World {
             Event::Relayed { what, .. } => format!("relay: {what}"),
             Event::Tilt(_) => "event: tilt".into(),
             Event::Member(_, w) => format!("member: {w}"),
+            Event::Notes(..) => "event: notes".into(),
         };
         self.count(&line);
     }
