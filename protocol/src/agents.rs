@@ -44,6 +44,14 @@ impl Lanes {
             Lane::Agent => self.agents >= self.agent_slots,
         }
     }
+    /// All slots of the other kind are taken: with one kind of slots this run would wait.
+    pub(crate) fn passes_by(&self, lane: Lane) -> bool {
+        match lane {
+            Lane::Free => false,
+            Lane::Slot => self.agents > 0 && self.full(Lane::Agent),
+            Lane::Agent => self.busy > 0 && self.full(Lane::Slot),
+        }
+    }
     pub(crate) fn take(&mut self, lane: Lane) {
         match lane {
             Lane::Free => {}

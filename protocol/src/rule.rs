@@ -10,7 +10,7 @@ pub enum Rule {
     T1, T2, T3, T4, T5, T6,
     W1, W2, W3, W4, W5, W6,
     O1, O2, O3, O4,
-    S1, S2, S3, S4, S5, S6, S7, S8, S9, S10, S11,
+    S1, S2, S3, S4, S5, S6, S7, S8, S9, S10, S11, S12,
     G1, G2, G3, G4,
     C1, C2, C3, C4,
     L1, L2, L3,
@@ -20,7 +20,7 @@ pub enum Rule {
 impl Rule {
     /// All of them, in the order of the README.
     #[rustfmt::skip]
-    pub const ALL: [Self; 56] = {
+    pub const ALL: [Self; 57] = {
         use Rule::*;
         [
             D1, D2, D3, D4,
@@ -28,7 +28,7 @@ impl Rule {
             T1, T2, T3, T4, T5, T6,
             W1, W2, W3, W4, W5, W6,
             O1, O2, O3, O4,
-            S1, S2, S3, S4, S5, S6, S7, S8, S9, S10, S11,
+            S1, S2, S3, S4, S5, S6, S7, S8, S9, S10, S11, S12,
             G1, G2, G3, G4,
             C1, C2, C3, C4,
             L1, L2, L3,

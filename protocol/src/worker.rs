@@ -357,6 +357,9 @@ impl Mesh {
                 kept.push_back(key);
                 continue;
             }
+            if lanes.passes_by(lane) {
+                self.rule(Rule::S12);
+            }
             let Some(r) = self.worker.runs.get_mut(&key) else { continue };
             r.state = State::Running(false);
             let payload = r.payload.clone();
