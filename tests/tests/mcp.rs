@@ -64,6 +64,25 @@ fn an_agent_works_with_the_mesh_by_tools() {
 }
 
 #[test]
+fn an_agent_asks_an_agent_on_another_machine() {
+    let stand_in = repository().join("tests/fixtures/openclaw.sh");
+    let agent = ["--agent-path", stand_in.to_str().expect("a path in UTF-8")];
+    let mesh = Mesh::of(2).node_args(1, agent).start();
+    wait_until("the first node knows the agent of the other", LONG, || {
+        let all = mesh[0].get("/api/v1/nodes")?;
+        if all.to_string().contains("\"agent\":\"openclaw\"") { Ok(()) } else { Err(all.to_string()) }
+    });
+    let (mut mcp, _) = Mcp::hello(mesh[0].home(), LATEST);
+    let answered = mcp.good("submit", json!({ "prompt": "SAY: hello from afar", "wait_seconds": 40 }));
+    assert_eq!((&answered["state"], &answered["node"]), (&json!("completed"), &json!("n1")), "{answered}");
+    assert_eq!(answered["stdout"]["text"], "hello from afar", "{answered}");
+    let failed = mcp.good("submit", json!({ "prompt": "FAIL: the model is not there", "wait_seconds": 40 }));
+    assert_eq!(failed["state"], "failed", "{failed}");
+    let unknown = mcp.bad("submit", json!({ "prompt": "SAY: x", "skill": "nobody-has-it" }));
+    assert!(unknown.contains("nobody-has-it"), "{unknown}");
+}
+
+#[test]
 fn long_work_goes_by_its_id() {
     let mesh = mesh();
     let (mut mcp, _) = Mcp::hello(mesh[1].home(), LATEST);
