@@ -98,3 +98,52 @@ fn the_coordinator_carries_for_its_followers_and_another_takes_its_place() {
     large_task(&mesh[3], "n2");
     large_task(&mesh[2], "n3");
 }
+
+/// What a node finds out by the distributed index alone.
+fn index_says(node: &Node, skill: &str) -> Vec<String> {
+    let found = node.json(["skills", "find", "--dht", skill]);
+    found.as_array().into_iter().flatten().filter_map(|p| Some(p.as_str()?.to_owned())).collect()
+}
+
+#[test]
+#[ignore = "needs root: network namespaces, nft"]
+fn who_reaches_one_peer_only_finds_every_skill_through_it() {
+    let lan = Lan::new(4, false);
+    let skills = tempfile::tempdir().expect("a temporary directory");
+    let folder = skills.path().join("far");
+    std::fs::create_dir(&folder).expect("a folder");
+    let text = "---\nname: far-skill\ndescription: repeats its input\nmetadata:\n  clawmesh:\n    run: [cat]\n    input: text\n    output: text\n---\nText.\n";
+    std::fs::write(folder.join("SKILL.md"), text).expect("a file");
+    let dir = skills.path().to_str().expect("a path in UTF-8");
+    let mesh = Mesh::of(3).netns(lan.machines().get(..3).expect("machines")).node_args(2, ["--skills", dir]).start();
+    let [a, b, c] = [&mesh[0], &mesh[1], &mesh[2]];
+    let holder = c.status().expect("a status")["node"].as_str().expect("an id").to_owned();
+    wait_until("the index knows it", LONG, || {
+        let found = index_says(a, "far-skill");
+        if found == [holder.as_str()] { Ok(()) } else { Err(format!("{found:?}")) }
+    });
+    // From its first moment on, the new node reaches n1 and nobody else.
+    lan.cut([(3, 0), (0, 3), (3, 2), (2, 3)]);
+    let late = mesh.another("late").netns(&lan.machines()[3]).join(&b.ticket()).start();
+    let begin = Instant::now();
+    wait_until("the index says who has the skill", LONG, || {
+        let found = index_says(&late, "far-skill");
+        if found == [holder.as_str()] { Ok(()) } else { Err(format!("{found:?}")) }
+    });
+    println!("found in the index {:.2} s after the start", begin.elapsed().as_secs_f64());
+    let lanes = late.get("/api/v1/nodes").expect("a list");
+    let direct: Vec<&Value> = lanes
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|m| m["state"] == "online" && m["via"].is_null() && m["this"] == false)
+        .map(|m| &m["name"])
+        .collect();
+    assert_eq!(direct, [&Value::from("n1")], "it reaches one node by itself: {lanes}");
+    // And it can be used: the catalogue came, and the task goes through the one in between.
+    wait_until("the catalogue has come", LONG, || {
+        let all = late.get("/api/v1/skills?name=far-skill")?;
+        if all[0]["name"] == "far-skill" { Ok(()) } else { Err(all.to_string()) }
+    });
+    late.cli(["submit", "far-skill", "--input-text", "from far away", "--wait", "--wait-timeout", "40s"]).ok().stdout_is("from far away");
+}
