@@ -211,6 +211,11 @@ fn agents_have_slots_of_their_own_and_a_cancelled_one_ends_with_its_children() {
     let second = asked(&mesh[0], &["SAY: second"]);
     says(&mesh[1], &second, "n2", "all 1 agent slots are taken");
     says(&mesh[1], &second, "n1", "the node has no agent");
+    wait_until("Prometheus sees the slots", LONG, || {
+        let seen = |node: &Node| (node.metric("clawmesh_slots", "agent"), node.metric("clawmesh_slots_taken", "agent"));
+        let all = (seen(&mesh[1]), seen(&mesh[2]), mesh[2].metric("clawmesh_slots", "task"));
+        if all == ((0.0, 0.0), (1.0, 1.0), 2.0) { Ok(()) } else { Err(format!("{all:?}")) }
+    });
     // Commands are not held up by agents, nor the other way round.
     mesh[0].cli(["run", "--node", "n2", "--", "echo", "hi"]).ok().stdout_is("hi\n");
     let children = children_of(mesh[2].pid().expect("it runs"));

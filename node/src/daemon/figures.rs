@@ -30,6 +30,8 @@ pub(crate) struct Figures {
     nodes: Family<Owned, Gauge>,
     queue: Family<Word, Gauge>,
     running: Gauge,
+    slots: Family<Word, Gauge>,
+    taken: Family<Word, Gauge>,
     parked: Gauge,
     tasks: Family<Word, Counter>,
     attempts: Family<Word, Counter>,
@@ -67,6 +69,8 @@ impl Figures {
             nodes: Family::default(),
             queue: Family::default(),
             running: Gauge::default(),
+            slots: Family::default(),
+            taken: Family::default(),
             parked: Gauge::default(),
             tasks: Family::default(),
             attempts: Family::default(),
@@ -90,6 +94,8 @@ impl Figures {
         r.register("nodes", "Members by state, as this node sees them", f.nodes.clone());
         r.register("queue_depth", "Tasks that wait, by priority, as the coordinator last said", f.queue.clone());
         r.register("tasks_running", "Tasks placed or running, as the coordinator last said", f.running.clone());
+        r.register("slots", "Tasks that this node runs at once, and runs of an agent beside them", f.slots.clone());
+        r.register("slots_taken", "Of these, taken now", f.taken.clone());
         r.register("tasks_parked", "Waiting tasks that no reachable node can run", f.parked.clone());
         r.register("tasks", "Tasks by outcome, decided by this node while it coordinated", f.tasks.clone());
         r.register("attempts", "Attempts by end, decided by this node while it coordinated", f.attempts.clone());
@@ -210,6 +216,12 @@ impl Figures {
         }
         self.running.set(signed(q.running));
         self.parked.set(signed(q.parked));
+        for m in s.members.iter().filter(|m| m.this) {
+            for (kind, slots, taken) in [("task", m.slots, m.running), ("agent", m.agent_slots, m.agent_running)] {
+                self.slots.get_or_create(&Word { kind }).set(i64::from(slots));
+                self.taken.get_or_create(&Word { kind }).set(i64::from(taken));
+            }
+        }
         self.epoch.set(signed(s.epoch));
         self.coordinator.set(i64::from(s.role == "coordinator"));
         self.records.set(signed(s.records));
