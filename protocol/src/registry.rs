@@ -156,8 +156,15 @@ impl Registry {
         self.names.get(name).into_iter().flat_map(|h| h.values()).filter_map(|id| self.entries.get(id))
     }
 
-    /// Those that a question asks for and `counts` lets pass, best first, then by name: how many, and the page asked for.
-    pub(crate) fn find<'a>(&'a self, q: &SkillQuery, counts: impl Fn(&Entry) -> bool) -> (usize, Vec<&'a Entry>) {
+    /// All nodes that offer something.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Peer> {
+        self.of.keys()
+    }
+
+    /// Those that a question asks for and that somebody offers who is not `away`, best first, then by name: how many, and the page
+    /// asked for.
+    pub(crate) fn find<'a>(&'a self, q: &SkillQuery, away: &BTreeSet<Peer>) -> (usize, Vec<&'a Entry>) {
+        let counts = |e: &Entry| away.is_empty() || e.at.iter().any(|p| !away.contains(p));
         let mut found: Option<BTreeMap<Id, u32>> = None;
         let mut narrow = |ids: BTreeMap<Id, u32>| {
             found = Some(match found.take() {
@@ -180,8 +187,11 @@ impl Registry {
         }
         let Some(all) = found else {
             // All of them: the index has them in order already.
-            let ids = self.names.values().flat_map(|hashes| hashes.values());
-            let all: Vec<&Entry> = ids.filter_map(|id| self.entries.get(id)).filter(|e| counts(e)).collect();
+            let all = self.names.values().flat_map(|hashes| hashes.values()).filter_map(|id| self.entries.get(id));
+            if away.is_empty() {
+                return (self.entries.len(), all.skip(q.offset).take(q.limit()).collect());
+            }
+            let all: Vec<&Entry> = all.filter(|e| counts(e)).collect();
             return (all.len(), all.into_iter().skip(q.offset).take(q.limit()).collect());
         };
         let mut hits: Vec<(u32, &Entry)> =
@@ -236,7 +246,7 @@ mod tests {
     }
 
     fn names(r: &Registry, q: SkillQuery) -> Vec<String> {
-        r.find(&q, |_| true).1.iter().map(|e| format!("{}@{}", e.info.name, e.info.hash)).collect()
+        r.find(&q, &BTreeSet::new()).1.iter().map(|e| format!("{}@{}", e.info.name, e.info.hash)).collect()
     }
 
     fn sample() -> Registry {

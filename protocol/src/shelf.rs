@@ -24,7 +24,9 @@ impl Mesh {
     /// The skills that a question asks for: how many, and one page.  Instances on nodes that are offline are not shown, and
     /// a skill without another one is not found.
     pub(crate) fn skills(&self, q: &SkillQuery) -> (usize, Vec<SkillView>) {
-        let (total, page) = self.view.registry.find(q, |e| e.at.iter().any(|p| self.is_here(p)));
+        // Once for each node and not for each skill: those who are away are few.
+        let away = self.view.registry.nodes().filter(|p| !self.is_here(p)).copied().collect();
+        let (total, page) = self.view.registry.find(q, &away);
         (total, page.into_iter().map(|e| self.skill_view(e)).collect())
     }
 
