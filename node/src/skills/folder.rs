@@ -17,26 +17,26 @@ const HASHED_BYTES_MAX: u64 = 1024 * 1024;
 const HASHED_FILES_MAX: usize = 1_000;
 
 /// Reads a skill's file. Bytes that are not UTF-8 are replaced, as OpenClaw does.
-pub(crate) fn read(folder: &Path) -> Result<String, Problem> {
-    read_file(&folder.join(SKILL_FILE)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+pub(crate) fn read(folder: &Path, bytes_max: u64) -> Result<String, Problem> {
+    read_file(&folder.join(SKILL_FILE), bytes_max).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Reads a regular file of at most 256,000 bytes. Anything else, a pipe above all, is not even opened.
-pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, Problem> {
+/// Reads a regular file of at most so many bytes. Anything else, a pipe above all, is not even opened.
+pub(super) fn read_file(path: &Path, bytes_max: u64) -> Result<Vec<u8>, Problem> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let unreadable = |error: std::io::Error| Problem::new("UNREADABLE", format!("{name} cannot be read: {error}"));
     let meta = fs::metadata(path).map_err(unreadable)?;
     if !meta.is_file() {
         return Err(Problem::new("NOT_A_FILE", format!("{name} is not a regular file")));
     }
-    let too_large = |size: String| Problem::new("TOO_LARGE", format!("{name} has {size} bytes; at most {SKILL_FILE_BYTES_MAX} are read"));
-    if meta.len() > SKILL_FILE_BYTES_MAX {
+    let too_large = |size: String| Problem::new("TOO_LARGE", format!("{name} has {size} bytes; at most {bytes_max} are read"));
+    if meta.len() > bytes_max {
         return Err(too_large(meta.len().to_string()));
     }
     let mut bytes = Vec::new();
     // The file may have grown since.
-    File::open(path).map_err(unreadable)?.take(SKILL_FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > SKILL_FILE_BYTES_MAX {
+    File::open(path).map_err(unreadable)?.take(bytes_max + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > bytes_max {
         return Err(too_large("more".to_owned()));
     }
     Ok(bytes)

@@ -33,7 +33,7 @@ pub(super) fn is_there(dir: &Path) -> bool {
 
 /// Reads the file of a folder.
 pub(super) fn read(dir: &Path) -> Result<Legacy, Problem> {
-    let bytes = folder::read_file(&dir.join(FILE))?;
+    let bytes = folder::read_file(&dir.join(FILE), folder::SKILL_FILE_BYTES_MAX)?;
     let text = String::from_utf8_lossy(&bytes);
     match json5(text.strip_prefix('\u{feff}').unwrap_or(&text)) {
         Some(Value::Object(map)) => Ok(understand(&map)),

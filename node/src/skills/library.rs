@@ -27,7 +27,7 @@ impl SkillSources {
     pub(crate) fn resolve(&self) -> (Vec<Root>, Settings) {
         let mut roots = self.own.clone();
         let Some(openclaw) = &self.openclaw else { return (roots, Settings::default()) };
-        let settings = Settings::read(&openclaw.config());
+        let settings = openclaw.settings();
         roots.extend(openclaw.openclaw_roots(&settings));
         (roots, settings)
     }
@@ -62,8 +62,7 @@ impl Library {
     pub(crate) fn rescan_if_changed(&mut self) -> Option<&Scan> {
         let (roots, settings) = self.sources.resolve();
         let host = Host::current(settings);
-        let config = self.sources.openclaw.as_ref().map(Surroundings::config);
-        let fingerprint = fingerprint(&roots, &host, config.as_deref());
+        let fingerprint = fingerprint(&roots, &host);
         let is_same = |(bin, was): (&String, &bool)| gate::is_on_path(bin, &host.path) == *was;
         if fingerprint == self.fingerprint && self.programs.iter().all(is_same) {
             return None;
@@ -101,7 +100,7 @@ fn tell_news(scan: &Scan, before: &Scan) {
 
 /// A number that changes when anything a scan would read may have changed: names, sizes and times of the roots' directories,
 /// of all files in skill folders, and of OpenClaw's configuration. Reads no file; some milliseconds for hundreds of skills.
-fn fingerprint(roots: &[Root], host: &Host, config: Option<&Path>) -> blake3::Hash {
+fn fingerprint(roots: &[Root], host: &Host) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     hasher.update(host.path.as_encoded_bytes());
     let mut add = |path: &Path, meta: &Metadata| {
@@ -110,8 +109,7 @@ fn fingerprint(roots: &[Root], host: &Host, config: Option<&Path>) -> blake3::Ha
     };
     let found = walk::find(roots);
     let rejected = found.rejected.iter().map(|rejected| &rejected.path);
-    let config = config.map(Path::to_owned);
-    let paths: Vec<&PathBuf> = roots.iter().map(|root| &root.path).chain(rejected).chain(&config).collect();
+    let paths: Vec<&PathBuf> = roots.iter().map(|root| &root.path).chain(rejected).chain(&host.settings.files).collect();
     for path in paths {
         if let Ok(meta) = fs::metadata(path) {
             add(path, &meta);

@@ -1,7 +1,7 @@
 //! What this node can do: skill folders with a `SKILL.md`, read and gated as OpenClaw does.
 //!
 //! `roots` knows where to look, `walk` finds the folders, `frontmatter` reads the file (with `yaml`), `openclaw` the requirements in it and
-//! `manifest` our own declaration, `gate` compares them with this machine and OpenClaw's `settings`. [`scan`] does all of it and never
+//! `manifest` our own declaration, `gate` compares them with this machine and OpenClaw's `settings`, which `config` has read. [`scan`] does all of it and never
 //! fails as a whole: a broken skill is listed with its reason and its neighbours are not touched. `library` does it again when something
 //! changed; `check` tells what became of every single file, for a person.
 
@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::exec::SkillInput;
 
 mod check;
+mod config;
 mod folder;
 mod frontmatter;
 mod gate;
@@ -164,9 +165,19 @@ fn scan_with(roots: &[Root], host: &Host, seen: &mut gate::Seen) -> Scan {
     let mut scan = Scan { skills: Vec::new(), rejected: found.rejected };
     let mut taken: BTreeMap<String, PathBuf> = BTreeMap::new();
     let mut cases: BTreeMap<String, String> = BTreeMap::new();
+    let mut loaded: BTreeMap<usize, usize> = BTreeMap::new();
     for place in found.places {
         let Some(root) = roots.get(place.root) else { continue };
+        let loaded = loaded.entry(place.root).or_default();
+        if *loaded >= root.skills_max {
+            let told = walk::too_many(root);
+            if !scan.rejected.contains(&told) {
+                scan.rejected.push(told);
+            }
+            continue;
+        }
         let skill = read::skill(&place.dir, root, host, seen).map_err(|refused| refused.problem).and_then(|mut skill| {
+            *loaded += 1;
             if let Some(problem) = skill.refused.take() {
                 return Err(problem);
             }

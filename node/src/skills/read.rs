@@ -9,7 +9,7 @@ use super::legacy::{self, Legacy};
 use super::{NAME_BYTES_MAX, Problem, RESERVED_NAMES, Root, Skill, Source, folder, manifest, openclaw, walk};
 
 /// A larger note of where a skill was installed from is not read, in bytes; as in OpenClaw.
-const ORIGIN_BYTES_MAX: usize = 16_384;
+const ORIGIN_BYTES_MAX: u64 = 16_384;
 
 /// The file that makes the folder a skill.
 pub(super) fn file_of(dir: &Path) -> PathBuf {
@@ -22,7 +22,7 @@ pub(super) fn skill(dir: &Path, root: &Root, host: &Host, seen: &mut Seen) -> Re
     let refused = |problem| Box::new(Refused { problem, fields: Fields::new() });
     let (mut fields, legacy) = match walk::is_there(dir, &dir.join(folder::SKILL_FILE)) {
         true => {
-            let text = folder::read(dir).map_err(refused)?;
+            let text = folder::read(dir, root.file_bytes_max).map_err(refused)?;
             // Beside a SKILL.md, the older file only adds; that it is broken does not matter then.
             let legacy = if legacy::is_there(dir) { legacy::read(dir).unwrap_or_default() } else { Legacy::default() };
             (frontmatter::parse(&text)?, Legacy { name: None, description: None, run: None, ..legacy })
@@ -87,7 +87,7 @@ pub(super) fn add_content(skill: &mut Skill) {
 
 /// The name under which OpenClaw installed it from elsewhere; its configuration knows it by that.
 fn installed_as(dir: &Path) -> Option<String> {
-    let bytes = folder::read_file(&dir.join(".openclaw/source-origin.json")).ok().filter(|bytes| bytes.len() <= ORIGIN_BYTES_MAX)?;
+    let bytes = folder::read_file(&dir.join(".openclaw/source-origin.json"), ORIGIN_BYTES_MAX).ok()?;
     let origin: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
     origin.get("slug")?.as_str().map(|slug| trim(slug).to_owned()).filter(|slug| !slug.is_empty())
 }

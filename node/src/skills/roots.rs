@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 
-use super::settings::Settings;
+use super::folder::SKILL_FILE_BYTES_MAX;
+use super::settings::{Settings, Sources};
 
 /// Skills taken from one folder of OpenClaw; as there.
 const OPENCLAW_SKILLS_MAX: usize = 200;
 /// Skills taken from a folder of the node's own.
 const OWN_SKILLS_MAX: usize = 300;
+/// Directories looked into in one directory, unless the configuration says otherwise; as in OpenClaw.
+const CHILDREN_MAX: usize = 300;
 /// Levels of directories below a folder of skills; as in OpenClaw.
 const DEPTH: usize = 6;
 /// Levels below any other folder that the configuration names; as in OpenClaw.
@@ -27,6 +30,10 @@ pub(crate) struct Root {
     pub(crate) contained: bool,
     /// Skills taken from here at most.
     pub(crate) skills_max: usize,
+    /// Directories looked into in one directory.
+    pub(crate) children_max: usize,
+    /// Longest SKILL.md, bytes.
+    pub(crate) file_bytes_max: u64,
     /// Folders outside that links may lead into.
     pub(crate) targets: Vec<PathBuf>,
 }
@@ -34,7 +41,16 @@ pub(crate) struct Root {
 impl Root {
     /// A folder named for skills, searched six levels deep as OpenClaw does.
     pub(crate) fn skills(path: impl Into<PathBuf>) -> Root {
-        Root { path: path.into(), depth: DEPTH, source: "clawmesh-home", contained: true, skills_max: OWN_SKILLS_MAX, targets: Vec::new() }
+        Root {
+            path: path.into(),
+            depth: DEPTH,
+            source: "clawmesh-home",
+            contained: true,
+            skills_max: OWN_SKILLS_MAX,
+            children_max: CHILDREN_MAX,
+            file_bytes_max: SKILL_FILE_BYTES_MAX,
+            targets: Vec::new(),
+        }
     }
 
     /// Any other folder given by the user, searched two levels deep as OpenClaw does, unless it is named `skills`.
@@ -63,15 +79,18 @@ pub(crate) struct Surroundings {
     pub(crate) home: PathBuf,
     /// Where programs are looked for.
     pub(crate) path: OsString,
+    /// Variables that its configuration names are those of this process, too.
+    pub(crate) process: bool,
 }
 
-const VARS: [&str; 6] = [
+const VARS: [&str; 7] = [
     "OPENCLAW_HOME",
     "OPENCLAW_STATE_DIR",
     "OPENCLAW_CONFIG_PATH",
     "OPENCLAW_WORKSPACE_DIR",
     "OPENCLAW_PROFILE",
     "OPENCLAW_BUNDLED_SKILLS_DIR",
+    "OPENCLAW_INCLUDE_ROOTS",
 ];
 
 impl Surroundings {
@@ -83,6 +102,7 @@ impl Surroundings {
             vars: VARS.into_iter().filter_map(var).collect(),
             home: etcetera::choose_base_strategy().map(|base| base.home_dir().to_owned()).unwrap_or_default(),
             path: std::env::var_os("PATH").unwrap_or_default(),
+            process: true,
         }
     }
 
@@ -198,7 +218,29 @@ impl Surroundings {
         // OpenClaw links the skills of its plugins in here.
         roots.push(Root { depth: 1, ..free(Root::openclaw(self.managed().join("plugin-skills"), "openclaw-plugin")) });
         roots.extend(extra);
-        roots
+        let limited = |root: Root| Root {
+            skills_max: settings.skills_max.unwrap_or(root.skills_max),
+            children_max: settings.children_max.unwrap_or(root.children_max),
+            file_bytes_max: settings.file_bytes_max.unwrap_or(root.file_bytes_max),
+            ..root
+        };
+        roots.into_iter().map(limited).collect()
+    }
+
+    /// OpenClaw's configuration as it is now.
+    pub(crate) fn settings(&self) -> Settings {
+        let roots: Vec<PathBuf> = self.var("OPENCLAW_INCLUDE_ROOTS").into_iter().flat_map(std::env::split_paths).collect();
+        let roots: Vec<PathBuf> = roots.iter().map(|root| self.user_path(&root.to_string_lossy())).collect();
+        let mut dotenv = vec![self.state().join(".env")];
+        if self.is_default_state() {
+            // Of an installation as a service.
+            dotenv.push(self.home().join(".config/openclaw/gateway.env"));
+        }
+        let var = |name: &str| {
+            let own = if self.process { std::env::var(name).ok() } else { None };
+            own.or_else(|| self.vars.get(name).cloned())
+        };
+        Settings::read(&self.config(), &Sources { roots: &roots, dotenv: &dotenv, var: &var })
     }
 }
 

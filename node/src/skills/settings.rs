@@ -1,17 +1,17 @@
 //! OpenClaw's configuration, as far as it decides about skills. Of secrets only whether they are set is kept.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use super::frontmatter::trim;
-use super::openclaw;
+use super::{config, openclaw};
 
-/// A larger configuration is not read, in bytes; real ones have a few kilobytes.
-const CONFIG_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Longest SKILL.md that is read, whatever the configuration allows, bytes.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+/// Most skills or directories, whatever the configuration allows.
+const LIMIT_MAX: usize = 10_000;
 
 /// What the configuration says about skills.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,8 +32,26 @@ pub(crate) struct Settings {
     pub(crate) env: BTreeSet<String>,
     /// The whole of it with truth in place of every text and number.
     truth: Value,
+    /// Skills taken from one folder (`skills.limits.maxSkillsLoadedPerSource`).
+    pub(crate) skills_max: Option<usize>,
+    /// Directories looked into in one directory (`skills.limits.maxCandidatesPerRoot`).
+    pub(crate) children_max: Option<usize>,
+    /// Longest SKILL.md, bytes (`skills.limits.maxSkillFileBytes`).
+    pub(crate) file_bytes_max: Option<u64>,
+    /// All files that it was made of.
+    pub(crate) files: BTreeSet<PathBuf>,
     /// Why it could not be read, when it is there.
     pub(crate) problem: Option<String>,
+}
+
+/// Where a configuration comes from, beside its own file.
+pub(crate) struct Sources<'a> {
+    /// Folders from which it may include files, beside its own.
+    pub(crate) roots: &'a [PathBuf],
+    /// Files of variables; the first one that names a variable wins.
+    pub(crate) dotenv: &'a [PathBuf],
+    /// A variable of OpenClaw's process.
+    pub(crate) var: &'a dyn Fn(&str) -> Option<String>,
 }
 
 /// `skills.entries.<key>`.
@@ -48,25 +66,28 @@ pub(crate) struct Entry {
 }
 
 impl Settings {
-    /// Reads a configuration. One that is not there says nothing; one that cannot be read says so in `problem`.
-    pub(crate) fn read(path: &Path) -> Settings {
-        let failed = |problem: String| Settings { problem: Some(problem), ..Settings::default() };
-        let mut text = String::new();
-        let meta = match std::fs::metadata(path) {
-            Ok(meta) => meta,
-            Err(_) => return Settings::default(),
-        };
-        if !meta.is_file() || meta.len() > CONFIG_BYTES_MAX {
-            return failed(format!("{} is no file of at most {CONFIG_BYTES_MAX} bytes", path.display()));
+    /// Reads a configuration with what it includes and the variables of its `.env` file. One that is not there says nothing; one that
+    /// cannot be read says so in `problem`.
+    pub(crate) fn read(path: &Path, sources: &Sources<'_>) -> Settings {
+        let mut files = BTreeSet::new();
+        let mut own = BTreeMap::new();
+        for path in sources.dotenv {
+            files.insert(path.clone());
+            // The first one that names it wins.
+            for (name, value) in config::dotenv(path) {
+                own.entry(name).or_insert(value);
+            }
         }
-        if let Err(error) = File::open(path).and_then(|file| file.take(CONFIG_BYTES_MAX).read_to_string(&mut text)) {
-            return failed(format!("{} cannot be read: {error}", path.display()));
-        }
-        match openclaw::json5(text.strip_prefix('\u{feff}').unwrap_or(&text)) {
-            // What is wrong with it is not told: the text near a mistake may be a secret.
-            None => failed(format!("{} is neither JSON nor JSON5", path.display())),
-            Some(config) => Settings::of(&config),
-        }
+        let read = config::load(path, sources.roots, &mut files).map(|mut config| {
+            let inline = [config["env"]["vars"].clone(), config["env"].clone()];
+            let inline = |name: &str| inline.iter().find_map(|v| v[name].as_str().map(str::to_owned));
+            config::substitute(&mut config, &|name| (sources.var)(name).or_else(|| own.get(name).cloned()).or_else(|| inline(name)));
+            Settings::of(&config)
+        });
+        let mut settings = read.unwrap_or_else(|problem| Settings { problem: Some(problem), ..Settings::default() });
+        settings.env.extend(own.into_iter().filter(|(_, value)| !trim(value).is_empty()).map(|(name, _)| name));
+        settings.files = files;
+        settings
     }
 
     /// What a configuration says.
@@ -91,6 +112,10 @@ impl Settings {
             agent: default.and_then(|agent| text(&agent["id"])),
             env: names(&config["env"]["vars"]).chain(names(&config["env"])).collect(),
             truth: truth(config),
+            skills_max: limit(config, "maxSkillsLoadedPerSource"),
+            children_max: limit(config, "maxCandidatesPerRoot"),
+            file_bytes_max: config["skills"]["limits"]["maxSkillFileBytes"].as_u64().map(|n| n.min(FILE_BYTES_MAX)),
+            files: BTreeSet::new(),
             problem: None,
         }
     }
@@ -126,6 +151,11 @@ impl Entry {
         };
         Entry { enabled: entry["enabled"] != Value::Bool(false), env: names(&entry["env"]).collect(), has_key }
     }
+}
+
+/// A limit of at least one.
+fn limit(config: &Value, name: &str) -> Option<usize> {
+    config["skills"]["limits"][name].as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0).map(|n| n.min(LIMIT_MAX))
 }
 
 /// Keys whose value is a text that is not blank.

@@ -1,6 +1,6 @@
 //! Skill folders as people write them.
 
-use super::settings::Settings;
+use super::settings::{Settings, Sources};
 use super::*;
 use std::collections::BTreeSet;
 use std::fs;

@@ -8,12 +8,17 @@ use super::folder::SKILL_FILE;
 use super::legacy;
 use super::{Problem, Rejected, Root};
 
-/// Directories looked into in one directory; as in OpenClaw.
-const CHILDREN_MAX: usize = 300;
-/// Names read of one directory; as in OpenClaw.
-const NAMES_MAX: usize = 3_000;
-/// Directories listed below one root, so that a root set to `/` by mistake ends; as in OpenClaw.
-const LISTED_MAX: usize = 1_800;
+/// Names read of one directory, for each directory that may be looked into in it; as in OpenClaw.
+const NAMES_EACH: usize = 10;
+/// Fewest and most names read of one directory; as in OpenClaw.
+const NAMES: std::ops::RangeInclusive<usize> = 1_000..=10_000;
+/// Directories listed below one root, for each that may be looked into in one directory, so that a root set to `/` by mistake ends; as in
+/// OpenClaw.
+const LISTED_EACH: usize = 6;
+
+/// Skill files looked at below one root, for each that may be taken from it: broken ones take no good one's place, as in OpenClaw, which
+/// has no such bound.
+const BROKEN_EACH: usize = 10;
 
 /// A folder with a skill.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,14 +46,21 @@ pub(crate) fn find(roots: &[Root]) -> Found {
             Walk { root, real: &real, number, taken: 0, listed: 0, directories: BTreeSet::new(), full: false, found: &mut found };
         walk.enter(&root.path, root.depth);
         if walk.full {
-            let message = format!(
-                "more than {} skills, {CHILDREN_MAX} folders in one folder or {LISTED_MAX} folders altogether; the rest is not looked at",
-                root.skills_max
-            );
-            found.rejected.push(Rejected { path: root.path.clone(), problem: Problem::new("TOO_MANY", message) });
+            found.rejected.push(too_many(root));
         }
     }
     found
+}
+
+/// What is told of a root in which there is more than is taken.
+pub(super) fn too_many(root: &Root) -> Rejected {
+    let message = format!(
+        "more than {} skills, {} folders in one folder or {} folders altogether; the rest is not looked at",
+        root.skills_max,
+        root.children_max,
+        root.children_max * LISTED_EACH
+    );
+    Rejected { path: root.path.clone(), problem: Problem::new("TOO_MANY", message) }
 }
 
 struct Walk<'a> {
@@ -73,7 +85,7 @@ impl Walk<'_> {
         let file = dir.join(SKILL_FILE);
         let has_skill = is_there(dir, &file);
         if has_skill || legacy::is_there(dir) {
-            if self.taken >= self.root.skills_max {
+            if self.taken >= self.root.skills_max.saturating_mul(BROKEN_EACH) {
                 self.full = true;
                 return;
             }
@@ -91,12 +103,12 @@ impl Walk<'_> {
         if depth == 0 || !self.may_enter(&real) {
             return;
         }
-        if self.listed >= LISTED_MAX {
+        if self.listed >= self.root.children_max * LISTED_EACH {
             self.full = true;
             return;
         }
         self.listed += 1;
-        let (children, all) = children(dir);
+        let (children, all) = children(dir, self.root.children_max);
         self.full |= !all;
         for child in children {
             let is_skills = self.root.path == dir && child.file_name().is_some_and(|name| name == "skills");
@@ -135,13 +147,14 @@ pub(super) fn is_there(dir: &Path, file: &Path) -> bool {
 }
 
 /// The directories in `dir` in the order of their names, without hidden ones and `node_modules`; and whether that is all.
-fn children(dir: &Path) -> (Vec<PathBuf>, bool) {
+fn children(dir: &Path, children_max: usize) -> (Vec<PathBuf>, bool) {
     let Ok(entries) = fs::read_dir(dir) else {
         return (Vec::new(), true);
     };
+    let names_max = (children_max * NAMES_EACH).clamp(*NAMES.start(), *NAMES.end());
     let mut names = 0;
     let mut children = Vec::new();
-    for entry in entries.take(NAMES_MAX + 1).flatten() {
+    for entry in entries.take(names_max + 1).flatten() {
         names += 1;
         let name = entry.file_name();
         if name.as_encoded_bytes().starts_with(b".") || name == "node_modules" {
@@ -154,9 +167,9 @@ fn children(dir: &Path) -> (Vec<PathBuf>, bool) {
         }
     }
     children.sort();
-    let all = names <= NAMES_MAX && children.len() <= CHILDREN_MAX;
-    let skills = children.iter().skip(CHILDREN_MAX).find(|path| path.file_name().is_some_and(|name| name == "skills")).cloned();
-    children.truncate(CHILDREN_MAX);
+    let all = names <= names_max && children.len() <= children_max;
+    let skills = children.iter().skip(children_max).find(|path| path.file_name().is_some_and(|name| name == "skills")).cloned();
+    children.truncate(children_max);
     children.extend(skills);
     (children, all)
 }

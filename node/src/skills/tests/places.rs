@@ -8,7 +8,13 @@ fn surroundings(home: &Home, vars: &[(&str, &str)]) -> Surroundings {
         vars: vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect::<BTreeMap<_, _>>(),
         home: home.path().to_owned(),
         path: home.path().join("bin").into_os_string(),
+        process: false,
     }
+}
+
+/// A configuration by itself.
+fn read(path: &Path) -> Settings {
+    Settings::read(path, &Sources { roots: &[], dotenv: &[], var: &|_| None })
 }
 
 fn named(name: &str, text: &str) -> String {
@@ -66,7 +72,7 @@ fn the_environment_moves_the_folders() {
     let path = |name: &str| home.path().join(name).to_string_lossy().into_owned();
     let roots = |vars: &[(&str, &str)]| -> Vec<String> {
         let found = surroundings(&home, vars);
-        let roots = found.openclaw_roots(&Settings::read(&found.config()));
+        let roots = found.openclaw_roots(&found.settings());
         roots.iter().map(|root| root.path.strip_prefix(home.path()).unwrap_or(&root.path).to_string_lossy().into_owned()).collect()
     };
     let has = |roots: &[String], path: &str| roots.iter().any(|root| root == path);
@@ -159,7 +165,7 @@ fn the_configuration_opens_and_closes() {
     }
     assert_eq!(scan.skill("false-paths").unwrap().missing.config.len(), 5);
     assert!(scan.skill("off").unwrap().blocked.as_ref().unwrap().contains("skills.entries.off.enabled"));
-    let kept = format!("{:?} {:?}", Settings::read(&home.path().join(".openclaw/openclaw.json")), scan);
+    let kept = format!("{:?} {:?}", read(&home.path().join(".openclaw/openclaw.json")), scan);
     for secret in ["a secret", "another", "third"] {
         assert!(!kept.contains(secret), "no secret is kept in memory");
     }
@@ -172,16 +178,19 @@ fn a_broken_configuration_is_told_and_passed_over() {
         ["{", "[]", "", "{\"skills\": 7, \"agents\": [], \"env\": null}", "{skills: {entries: [1], load: {extraDirs: {}}}}", "\u{0}"]
     {
         home.put("openclaw.json", text);
-        let settings = Settings::read(&home.path().join("openclaw.json"));
+        let settings = read(&home.path().join("openclaw.json"));
         assert_eq!(settings.problem.is_some(), ["{", "", "\u{0}"].contains(&text), "{text:?}");
         assert!(settings.is_true("browser.enabled") && !settings.is_true("skills.entries.x"));
     }
     home.put("openclaw.json", &format!("{{\"token\": \"very-secret\", {}", "[".repeat(500)));
-    let problem = Settings::read(&home.path().join("openclaw.json")).problem.unwrap();
+    let problem = read(&home.path().join("openclaw.json")).problem.unwrap();
     assert!(!problem.contains("very-secret"), "{problem}");
     fs::create_dir(home.path().join("dir")).unwrap();
-    assert!(Settings::read(&home.path().join("dir")).problem.is_some());
-    assert_eq!(Settings::read(&home.path().join("absent")), Settings::default());
+    assert!(read(&home.path().join("dir")).problem.is_some());
+    let absent = home.path().join("absent");
+    let mut nothing = Settings::default();
+    nothing.files.insert(absent.clone());
+    assert_eq!(read(&absent), nothing);
 }
 
 #[cfg(unix)]
@@ -223,4 +232,101 @@ fn a_program_and_a_setting_that_appear_are_noticed() {
     assert!(!gate::is_on_path("a-tool", bin.as_os_str()), "it may not be run yet");
     fs::set_permissions(bin.join("a-tool"), fs::Permissions::from_mode(0o755)).unwrap();
     assert!(gate::is_on_path("a-tool", bin.as_os_str()));
+}
+
+#[test]
+fn included_files_variables_and_limits_count_as_in_openclaw() {
+    let home = Home::new();
+    home.put(
+        ".openclaw/openclaw.json",
+        r#"{
+            "$include": ["./parts/base.json5", "parts/over.json"],
+            skills: { load: { extraDirs: ["${SKILLS_HOME}/c", "$${LITERAL}", "${NOT_SET}/d", "${lower}"] } },
+            agents: { $include: "parts/agents.json" },
+            env: { vars: { INLINE: "${SKILLS_HOME}/i", SKILLS_HOME: "not this one" } },
+        }"#,
+    );
+    home.put(
+        ".openclaw/parts/base.json5",
+        "{skills: {load: {extraDirs: ['a']}, entries: {x: {enabled: false}, y: {env: {E: '1'}}}, limits: {maxSkillFileBytes: 300}}} // base",
+    );
+    // Relative to the file that includes it.
+    home.put(
+        ".openclaw/parts/over.json",
+        r#"{"$include": "deep/limits.json", "skills": {"load": {"extraDirs": ["b"]}, "entries": {"x": {"enabled": true}}}}"#,
+    );
+    home.put(".openclaw/parts/deep/limits.json", r#"{"skills": {"limits": {"maxSkillsLoadedPerSource": 2, "maxCandidatesPerRoot": 5}}}"#);
+    home.put(".openclaw/parts/agents.json", r#"{"defaults": {"workspace": "~/w"}}"#);
+    home.put(".openclaw/.env", "# keys\nSKILLS_HOME=/from/env-file\nexport FROM_FILE='a value'\nEMPTY=\nnot a line\nBASE=below\n");
+    home.put(".config/openclaw/gateway.env", "BASE=not this\nFROM_SERVICE=1\n");
+    let found = surroundings(&home, &[]);
+    let settings = found.settings();
+    assert_eq!(settings.problem, None);
+    assert_eq!(settings.extra_dirs, ["a", "b", "/from/env-file/c", "${LITERAL}", "${NOT_SET}/d", "${lower}"]);
+    assert!(settings.entries["x"].enabled && settings.entries["y"].env.contains("E"));
+    assert_eq!(settings.workspace.as_deref(), Some("~/w"));
+    for set in ["SKILLS_HOME", "FROM_FILE", "BASE", "FROM_SERVICE", "INLINE"] {
+        assert!(settings.env.contains(set), "{set}: {:?}", settings.env);
+    }
+    assert!(!settings.env.contains("EMPTY"));
+    assert!(!format!("{settings:?}").contains("a value"), "no value is kept");
+    assert_eq!((settings.skills_max, settings.children_max, settings.file_bytes_max), (Some(2), Some(5), Some(300)));
+    assert_eq!(settings.files.len(), 7, "{:?}", settings.files);
+    assert!(found.openclaw_roots(&settings).iter().all(|r| (r.skills_max, r.children_max, r.file_bytes_max) == (2, 5, 300)));
+    // The variables of the process come first.
+    let process = surroundings(&home, &[("SKILLS_HOME", "/from/process")]);
+    assert_eq!(process.settings().extra_dirs[2], "/from/process/c");
+
+    for n in 0..4 {
+        let padding = "x".repeat(if n == 1 { 400 } else { 0 });
+        home.put(&format!(".openclaw/skills/s{n}/SKILL.md"), &(named(&format!("s{n}"), "y") + &padding));
+    }
+    let scan = scan_all(&SkillSources { own: vec![], openclaw: Some(found) });
+    let names: Vec<&str> = scan.skills.iter().map(|s| s.name.as_str()).collect();
+    let codes: Vec<&str> = scan.rejected.iter().map(|r| r.problem.code).collect();
+    assert_eq!((names, codes), (vec!["s0", "s2"], vec!["TOO_LARGE", "TOO_MANY"]));
+}
+
+#[test]
+fn includes_that_lead_elsewhere_or_nowhere_are_told_and_bounded() {
+    let home = Home::new();
+    home.put("secret.json", r#"{"skills": {"entries": {"leaked": {"enabled": false}}}}"#);
+    home.put(".openclaw/loop.json", r#"{"$include": "./openclaw.json"}"#);
+    home.put(".openclaw/broken.json", "{very-secret");
+    home.put(".openclaw/list.json", "[1]");
+    for n in 0..12 {
+        home.put(&format!(".openclaw/deep{n}.json"), &format!(r#"{{"$include": "deep{}.json"}}"#, n + 1));
+    }
+    let found = surroundings(&home, &[]);
+    let cases = [
+        (r#"{"$include": "../secret.json"}"#, "not in the configuration's folder"),
+        (r#"{"$include": "/etc/hostname"}"#, "not in the configuration's folder"),
+        (r#"{"$include": "loop.json"}"#, "in turn"),
+        (r#"{"$include": "absent.json"}"#, "cannot be read"),
+        (r#"{"$include": "broken.json"}"#, "neither JSON nor JSON5"),
+        (r#"{"$include": "deep0.json"}"#, "one file too many"),
+        (r#"{"$include": 7}"#, "no text"),
+        (r#"{"$include": ["list.json", 7]}"#, "no text"),
+        (r#"{"$include": "list.json", "a": 1}"#, "keys beside"),
+    ];
+    for (text, why) in cases {
+        home.put(".openclaw/openclaw.json", text);
+        let problem = found.settings().problem.unwrap_or_else(|| panic!("{text} was taken"));
+        assert!(problem.contains(why) && !problem.contains("very-secret"), "{text}: {problem}");
+    }
+    // Another folder may be allowed.
+    home.put(".openclaw/openclaw.json", r#"{"$include": "../secret.json"}"#);
+    let root = home.path().to_string_lossy().into_owned();
+    assert!(!surroundings(&home, &[("OPENCLAW_INCLUDE_ROOTS", &root)]).settings().entries["leaked"].enabled);
+}
+
+#[test]
+fn a_change_of_an_included_file_is_seen() {
+    let home = Home::new();
+    home.put(".openclaw/openclaw.json", r#"{"$include": "more.json"}"#).put(".openclaw/more.json", "{}");
+    home.put(".openclaw/skills/a/SKILL.md", &named("a", "x"));
+    let mut library = Library::open(SkillSources { own: vec![], openclaw: Some(surroundings(&home, &[])) });
+    assert!(library.current().skill("a").is_some_and(|s| s.eligible) && library.rescan_if_changed().is_none());
+    home.put(".openclaw/more.json", r#"{"skills": {"entries": {"a": {"enabled": false}}}}"#);
+    assert!(library.rescan_if_changed().is_some_and(|scan| scan.skill("a").is_some_and(|s| !s.eligible)));
 }

@@ -41,7 +41,8 @@ fn differences(dir: &Path, expected: &Value) -> Vec<String> {
         }
     };
     let verdict = text("verdict");
-    let parsed = folder::read(dir).and_then(|text| frontmatter::parse(&text).map_err(|refused| refused.problem));
+    let parsed =
+        folder::read(dir, folder::SKILL_FILE_BYTES_MAX).and_then(|text| frontmatter::parse(&text).map_err(|refused| refused.problem));
     let ours = match &parsed {
         Err(problem) => format!("reject:{}", problem.code),
         Ok(fields) if fields.get("description").is_none_or(String::is_empty) => "reject:NO_DESCRIPTION".to_owned(),
