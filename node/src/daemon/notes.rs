@@ -46,6 +46,9 @@ const ANSWER_WAIT: Duration = Duration::from_secs(15);
 /// How long a `sync` waits for all.
 const SYNC_WAIT: Duration = Duration::from_secs(45);
 
+/// Pause after a round that has changed something.
+const ROUND: Duration = Duration::from_millis(100);
+
 fn again() -> ExponentialBackoff {
     let b = ExponentialBuilder::new().with_min_delay(Duration::from_secs(1)).with_max_delay(Duration::from_secs(60)).without_max_times();
     b.with_jitter().build()
@@ -112,6 +115,8 @@ impl Notes {
             if inputs.send(Input::Notes(mine)).await.is_err() {
                 return;
             }
+            // Whoever writes without end costs a bounded number of rounds.
+            tokio::time::sleep(ROUND).await;
             loop {
                 let due = self.due(mine);
                 if !due.is_empty() {

@@ -17,6 +17,9 @@ const HEAD: u64 = 8;
 /// Longest note on the disk, bytes: its texts, its signature, and the names of its parts.
 const FRAME_MAX: u32 = TEXT_MAX as u32 + 4_096;
 
+/// How a file begins that is written anew; one that is there at the start was not finished.
+pub(super) const LEFT_OVER: &str = ".rewrite-";
+
 /// Where a note lies.
 #[derive(Debug, Clone, Copy)]
 struct Slot {
@@ -124,10 +127,10 @@ impl Book {
     /// Appends a note; durable after [`Self::sync`]. False when it is here already, or too old to be kept.
     pub(super) fn add(&mut self, note: &Note) -> io::Result<bool> {
         let encoded = encode(note)?;
-        if !self.wants(note.id, mark(&encoded)) {
+        let len = u32::try_from(encoded.len()).ok().filter(|len| *len <= FRAME_MAX).ok_or(io::ErrorKind::FileTooLarge)?;
+        if !self.wants(note.id, len, mark(&encoded)) {
             return Ok(false);
         }
-        let len = u32::try_from(encoded.len()).ok().filter(|len| *len <= FRAME_MAX).ok_or(io::ErrorKind::FileTooLarge)?;
         let framed = [&len.to_be_bytes()[..], &crc32fast::hash(&encoded).to_be_bytes(), &encoded].concat();
         // Not at the end of the file but of what is whole: an append that failed half way is written over.
         self.file.seek(SeekFrom::Start(self.end))?;
@@ -140,11 +143,11 @@ impl Book {
         Ok(fresh)
     }
 
-    fn wants(&self, id: u64, mark: u64) -> bool {
+    /// Whether [`Self::place`] would keep it: nothing is written that would be dropped at once.
+    fn wants(&self, id: u64, len: u32, mark: u64) -> bool {
         match self.slots.get(&id) {
             Some(old) => mark < old.mark,
-            // When the book is full, what is older than everything in it would be dropped at once.
-            None => self.bytes + u64::from(FRAME_MAX) < BOOK_MAX || self.slots.first_key_value().is_none_or(|(first, _)| id > *first),
+            None => self.bytes + u64::from(len) <= BOOK_MAX || self.slots.first_key_value().is_none_or(|(first, _)| id > *first),
         }
     }
 
@@ -155,7 +158,7 @@ impl Book {
 
     fn rewrite(&mut self) -> io::Result<()> {
         let dir = self.path.parent().unwrap_or(Path::new("."));
-        let mut fresh = tempfile::NamedTempFile::new_in(dir)?;
+        let mut fresh = tempfile::Builder::new().prefix(LEFT_OVER).tempfile_in(dir)?;
         let (mut end, mut slots) = (0, self.slots.clone());
         for slot in slots.values_mut() {
             let mut framed = vec![0; usize::try_from(HEAD).unwrap_or(0) + slot.len as usize];
@@ -166,11 +169,10 @@ impl Book {
             end += framed.len() as u64;
         }
         fresh.as_file().sync_data()?;
-        fresh.persist(&self.path).map_err(|e| e.error)?;
-        sync_dir(dir)?;
-        self.file = open_file(&self.path)?;
+        // From here on the old file is no file of the directory any more: what is appended to it would be lost.
+        self.file = fresh.persist(&self.path).map_err(|e| e.error)?;
         (self.end, self.slots) = (end, slots);
-        Ok(())
+        sync_dir(dir)
     }
 
     fn read(&mut self, slot: Slot) -> io::Result<Note> {

@@ -148,6 +148,10 @@ impl Notebook {
         let mut shelf = Shelf::default();
         for entry in std::fs::read_dir(dir).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(book::LEFT_OVER)) {
+                std::fs::remove_file(&path).map_err(failed)?;
+                continue;
+            }
             let author = path.extension().filter(|e| *e == "notes").and_then(|_| path.file_stem()?.to_str()?.parse::<Peer>().ok());
             if let Some(author) = author.filter(|_| shelf.books.len() < AUTHORS_MAX) {
                 shelf.books.insert(author, Book::open(&path).map_err(failed)?);
