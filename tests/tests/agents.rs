@@ -89,7 +89,11 @@ fn a_prompt_is_answered_by_the_one_node_that_has_an_agent() {
     mesh[1].cli(["ask", " "]).exits(2).stderr_has(&["the prompt is empty"]);
     mesh[1].command(["ask", "-"]).stdin("y".repeat(9 << 20)).run().exits(2).stderr_has(&["cap"]);
     mesh[1].command(["ask", "-"]).stdin(vec![0xff, 0xfe]).run().exits(2).stderr_has(&["not UTF-8"]);
-    mesh[1].cli(["nodes"]).ok().stdout_has(&["AGENT", "openclaw 0/1", "none"]);
+    // What a node says of itself is up to some seconds old.
+    wait_until("the slot is seen to be free", LONG, || {
+        let said = mesh[1].cli(["nodes"]).ok();
+        if ["AGENT", "openclaw 0/1", "none"].iter().all(|w| said.out().contains(w)) { Ok(()) } else { Err(said.told()) }
+    });
 }
 
 #[test]

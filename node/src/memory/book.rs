@@ -45,7 +45,12 @@ pub(super) struct Book {
 
 /// What a note is known by beside its number: of two that its author has given the same number, all nodes keep the same one.
 fn mark(encoded: &[u8]) -> u64 {
-    blake3::hash(encoded).as_bytes().iter().take(8).fold(0, |n, b| n << 8 | u64::from(*b))
+    short(&blake3::hash(encoded))
+}
+
+/// The beginning of a hash as a number.
+pub(super) fn short(hash: &blake3::Hash) -> u64 {
+    hash.as_bytes().first_chunk().copied().map_or(0, u64::from_be_bytes)
 }
 
 fn encode(note: &Note) -> io::Result<Vec<u8>> {
@@ -242,7 +247,7 @@ impl Book {
             hasher.update(&id.to_be_bytes());
             hasher.update(&slot.mark.to_be_bytes());
         }
-        hasher.finalize().as_bytes().iter().take(8).fold(0, |n, b| n << 8 | u64::from(*b))
+        short(&hasher.finalize())
     }
 }
 

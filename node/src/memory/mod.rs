@@ -257,8 +257,7 @@ impl Notebook {
             hasher.update(&h.author.0);
             hasher.update(&h.digest.to_be_bytes());
         }
-        let first = hasher.finalize().as_bytes().iter().take(8).fold(0, |n, b| n << 8 | u64::from(*b));
-        first.max(1)
+        book::short(&hasher.finalize()).max(1)
     }
 
     /// Notes of one author after this number, oldest first, at most a mebibyte of them.
