@@ -30,7 +30,31 @@ pub(crate) struct Note {
     /// Markdown, 1 byte to [`TEXT_MAX`], without control characters other than line feeds and tabs.
     pub(crate) text: String,
     /// Its author's signature over all of it and the mesh.
+    #[serde(with = "byte_string")]
     sig: Vec<u8>,
+}
+
+/// As a list of numbers, a signature's length on the disk would depend on what is in it.
+mod byte_string {
+    use serde::{Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_bytes(bytes)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<u8>, D::Error> {
+        struct Bytes;
+        impl de::Visitor<'_> for Bytes {
+            type Value = Vec<u8>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a byte string")
+            }
+            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+                Ok(bytes.to_vec())
+            }
+        }
+        d.deserialize_bytes(Bytes)
+    }
 }
 
 /// Why a note is none; the word is the counter's label.
