@@ -107,7 +107,7 @@ fn index_says(node: &Node, skill: &str) -> Vec<String> {
 
 #[test]
 #[ignore = "needs root: network namespaces, nft"]
-fn who_reaches_one_peer_only_finds_every_skill_through_it() {
+fn who_reaches_one_peer_only_finds_every_skill_and_note_through_it() {
     let lan = Lan::new(4, false);
     let skills = tempfile::tempdir().expect("a temporary directory");
     let folder = skills.path().join("far");
@@ -115,7 +115,8 @@ fn who_reaches_one_peer_only_finds_every_skill_through_it() {
     let text = "---\nname: far-skill\ndescription: repeats its input\nmetadata:\n  clawmesh:\n    run: [cat]\n    input: text\n    output: text\n---\nText.\n";
     std::fs::write(folder.join("SKILL.md"), text).expect("a file");
     let dir = skills.path().to_str().expect("a path in UTF-8");
-    let mesh = Mesh::of(3).netns(lan.machines().get(..3).expect("machines")).node_args(2, ["--skills", dir]).start();
+    let mesh =
+        Mesh::of(3).netns(lan.machines().get(..3).expect("machines")).node_args(2, ["--skills", dir]).node_args(0, ["--memory"]).start();
     let [a, b, c] = [&mesh[0], &mesh[1], &mesh[2]];
     let holder = c.status().expect("a status")["node"].as_str().expect("an id").to_owned();
     wait_until("the index knows it", LONG, || {
@@ -124,7 +125,7 @@ fn who_reaches_one_peer_only_finds_every_skill_through_it() {
     });
     // From its first moment on, the new node reaches n1 and nobody else.
     lan.cut([(3, 0), (0, 3), (3, 2), (2, 3)]);
-    let late = mesh.another("late").netns(&lan.machines()[3]).join(&b.ticket()).start();
+    let late = mesh.another("late").netns(&lan.machines()[3]).join(&b.ticket()).args(["--memory"]).start();
     let begin = Instant::now();
     wait_until("the index says who has the skill", LONG, || {
         let found = index_says(&late, "far-skill");
@@ -146,4 +147,11 @@ fn who_reaches_one_peer_only_finds_every_skill_through_it() {
         if all[0]["name"] == "far-skill" { Ok(()) } else { Err(all.to_string()) }
     });
     late.cli(["submit", "far-skill", "--input-text", "from far away", "--wait", "--wait-timeout", "40s"]).ok().stdout_is("from far away");
+    // Notes, too, also when the one in between shares none.
+    a.cli(["memory", "note", "written beyond the wall"]).ok();
+    wait_until("the note has come", LONG, || {
+        let found = late.json(["memory", "search", "wall"]);
+        if found[0]["node_name"] == "n0" { Ok(()) } else { Err(found.to_string()) }
+    });
+    b.cli(["memory", "ls"]).exits(1);
 }
