@@ -177,6 +177,9 @@ fn a_note_that_is_none_is_refused() {
     node.cli(["memory", "note"]).exits(2);
     let long = "x".repeat(9_000);
     node.command(["memory", "note", "-"]).stdin(long).run().exits(2).stderr_has(&["at most 8192 bytes", "clawmesh blobs put"]);
+    // Letters of three bytes: the bound falls into one of them.
+    let long = "€".repeat(4_000);
+    node.command(["memory", "note", "-"]).stdin(long).run().exits(2).stderr_has(&["at most 8192 bytes", "has 12000"]);
     node.command(["memory", "note", "-"]).stdin("from stdin\nwith two lines\n").run().ok();
     has(&shared, "n0", "n0", "with two lines");
     node.command(["memory", "note", "-"]).stdin(vec![0xff, 0xfe]).run().exits(2).stderr_has(&["cannot read the note"]);

@@ -4,14 +4,14 @@ use std::io::Read as _;
 
 use bytesize::ByteSize;
 use clap::{Subcommand, builder::NonEmptyStringValueParser};
+use clawmesh_protocol::spec::PAYLOAD_MAX;
 
 use super::{Context, spec::user};
 use crate::{
     api::{NewNote, NoteView},
-    memory::TEXT_MAX,
     output::{
         Failure, Mode,
-        views::{ago_now, clean, clean_lines, stamp},
+        views::{ago_now, clean, stamp},
     },
 };
 
@@ -74,8 +74,8 @@ async fn note(cx: &Context, text: Vec<String>) -> Result<(), Failure> {
     let text = match text.as_slice() {
         [dash] if dash == "-" => {
             let mut text = String::new();
-            // One more than is allowed: the node says that it is too much.
-            let read = std::io::stdin().lock().take(TEXT_MAX as u64 + 1).read_to_string(&mut text);
+            // The node says what is too much, and by how much; cut off at its bound, a text may end in half a letter.
+            let read = std::io::stdin().lock().take(PAYLOAD_MAX).read_to_string(&mut text);
             read.map_err(|e| Failure::usage(format!("cannot read the note from stdin: {e}")))?;
             text
         }
@@ -118,7 +118,7 @@ async fn find(cx: &Context, words: &str, node: Option<&str>, which: &Which) -> R
 
 fn shown(n: &NoteView) -> String {
     let who = if n.user.is_empty() { String::new() } else { format!(", {}", clean(&n.user)) };
-    let text: Vec<String> = n.text.trim_end().lines().map(|l| format!("  {}", clean_lines(l))).collect();
+    let text: Vec<String> = n.text.trim_end().lines().map(|l| format!("  {}", clean(l))).collect();
     format!("{}  {}{who}\n{}", stamp(n.at), clean(&n.node_name), text.join("\n"))
 }
 

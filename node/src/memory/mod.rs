@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use self::book::Book;
 pub(crate) use self::{
     book::BOOK_MAX,
-    note::{Note, Pen, TEXT_MAX},
+    note::{Note, Pen},
     pages::Written,
 };
 use crate::store::{create_dir_durably, sync_dir};

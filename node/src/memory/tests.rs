@@ -2,7 +2,10 @@ use std::{fs, io::Write};
 
 use proptest::prelude::*;
 
-use super::{note::unfit, *};
+use super::{
+    note::{TEXT_MAX, unfit},
+    *,
+};
 use crate::net::Identity;
 
 const MESH: [u8; 32] = [7; 32];
