@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::{
-    routes::{App, query_of, resolve_node},
+    routes::{App, blocking, query_of, resolve_node},
     types::{Done, Problem},
 };
 use crate::{
@@ -129,13 +129,6 @@ impl From<DepotError> for Problem {
 impl App {
     fn sharing(&self) -> Result<&dyn Sharing, Problem> {
         self.backend().sharing().ok_or_else(|| Problem::internal("this node shares no blobs"))
-    }
-}
-
-async fn blocking<T: Send + 'static>(run: impl FnOnce() -> Result<T, DepotError> + Send + 'static) -> Result<T, Problem> {
-    match tokio::task::spawn_blocking(run).await {
-        Ok(done) => Ok(done?),
-        Err(e) => Err(Problem::internal(format!("BUG: {e}"))),
     }
 }
 
@@ -353,7 +346,7 @@ pub(super) async fn publish(State(app): State<Arc<App>>, body: Body) -> Result<J
             let _ = depot.pin(BlobHash(old.blob.0), false);
         }
         depot.changed().notify_one();
-        Ok(old)
+        Ok::<_, DepotError>(old)
     })
     .await?;
     drop(old);
@@ -372,7 +365,7 @@ pub(super) async fn withdraw(State(app): State<Arc<App>>, Path(name): Path<Strin
             let _ = depot.pin(BlobHash(o.blob.0), false);
         }
         depot.changed().notify_one();
-        Ok(gone)
+        Ok::<_, DepotError>(gone)
     })
     .await?;
     gone.map(|_| Json(Done { ok: true })).ok_or(unknown)

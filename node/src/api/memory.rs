@@ -18,7 +18,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    routes::{App, query_of, resolve_node},
+    routes::{App, blocking, query_of, resolve_node},
     types::Problem,
 };
 use crate::memory::{BookInfo, MemoryError, Note, Notebook, Wanted};
@@ -111,13 +111,6 @@ impl App {
         };
         let memory = self.backend().memory().ok_or_else(off)?;
         Ok((memory, memory.book().ok_or_else(off)?))
-    }
-}
-
-async fn blocking<T: Send + 'static>(run: impl FnOnce() -> Result<T, MemoryError> + Send + 'static) -> Result<T, Problem> {
-    match tokio::task::spawn_blocking(run).await {
-        Ok(done) => Ok(done?),
-        Err(e) => Err(Problem::internal(format!("BUG: {e}"))),
     }
 }
 

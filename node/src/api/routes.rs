@@ -162,6 +162,18 @@ pub(super) fn unexpected(reply: &Reply) -> Problem {
     Problem::internal(format!("BUG: the core answered with '{kind}', which does not fit the request"))
 }
 
+/// What waits for the disk, away from the threads that serve.
+pub(super) async fn blocking<T, E>(run: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, Problem>
+where
+    T: Send + 'static,
+    E: Into<Problem> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(run).await {
+        Ok(done) => done.map_err(Into::into),
+        Err(e) => Err(Problem::internal(format!("BUG: {e}"))),
+    }
+}
+
 /// A query string as its type, with a readable error.
 pub(super) fn query_of<T>(query: Result<axum::extract::Query<T>, QueryRejection>) -> Result<T, Problem> {
     query.map(|axum::extract::Query(q)| q).map_err(|e| Problem::invalid(e.body_text()))

@@ -13,7 +13,7 @@ use clawmesh_protocol::{
     io::Source,
 };
 use futures::{StreamExt as _, stream::BoxStream};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     sync::{Semaphore, mpsc},
@@ -158,11 +158,8 @@ impl Desk {
     }
 
     async fn send_offers(&self, w: &mut (impl AsyncWrite + Unpin), name: Option<&str>) -> io::Result<()> {
-        let mut answer = vec![OK];
         let all: Vec<_> = self.offers.list().into_iter().filter(|o| name.is_none_or(|n| n == o.name)).collect();
-        ciborium::into_writer(&all, &mut answer).map_err(io::Error::other)?;
-        w.write_all(&answer).await?;
-        w.shutdown().await
+        send_cbor(w, &all).await
     }
 
     async fn send_notes<T: Serialize + Send + 'static>(
@@ -173,10 +170,7 @@ impl Desk {
         let Some(book) = self.notes.clone() else { return refuse(w, "this node shares no notes").await };
         let read = tokio::task::spawn_blocking(move || read(&book)).await.map_err(io::Error::other)?;
         let Ok(found) = read else { return refuse(w, "the notes cannot be read here").await };
-        let mut answer = vec![OK];
-        ciborium::into_writer(&found, &mut answer).map_err(io::Error::other)?;
-        tokio::time::timeout(STALL, w.write_all(&answer)).await.map_err(|_| io::ErrorKind::TimedOut)??;
-        w.shutdown().await
+        send_cbor(w, &found).await
     }
 
     /// Asks in the place of a node that cannot, and hands on the answer as it comes.  The asker checks what it gets.
@@ -213,6 +207,14 @@ impl Desk {
 
 fn key(id: ShortId, attempt: u32) -> JobKey {
     JobKey { task: id.to_string(), attempt, issue: String::new() }
+}
+
+/// An answer that is one value; a reader that stalls does not hold the stream for ever.
+async fn send_cbor(w: &mut (impl AsyncWrite + Unpin), value: &impl Serialize) -> io::Result<()> {
+    let mut answer = vec![OK];
+    ciborium::into_writer(value, &mut answer).map_err(io::Error::other)?;
+    tokio::time::timeout(STALL, w.write_all(&answer)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    w.shutdown().await
 }
 
 async fn refuse(w: &mut (impl AsyncWrite + Unpin), why: &str) -> io::Result<()> {
@@ -327,6 +329,16 @@ pub(super) type Answer = Steady<BulkReader>;
 /// A sentence.
 pub(super) async fn ask(net: &Net, from: Source, ask: Ask) -> Result<Answer, String> {
     open(net, from, ask).await.map(Steady::new)
+}
+
+/// Asks a node something whose answer is one value of at most `max` bytes of CBOR.
+///
+/// # Errors
+/// A sentence.
+pub(super) async fn ask_cbor<T: DeserializeOwned>(net: &Net, from: Source, question: Ask, max: u64) -> Result<T, String> {
+    let mut bytes = Vec::new();
+    ask(net, from, question).await?.take(max).read_to_end(&mut bytes).await.map_err(|e| e.to_string())?;
+    ciborium::from_reader(bytes.as_slice()).map_err(|e| e.to_string())
 }
 
 async fn open(net: &Net, from: Source, ask: Ask) -> Result<BulkReader, String> {

@@ -17,7 +17,6 @@ use clawmesh_protocol::{
 use futures::{StreamExt as _, future::BoxFuture, stream};
 use serde::de::DeserializeOwned;
 use tokio::{
-    io::AsyncReadExt as _,
     sync::{Notify, mpsc},
     time::Instant,
 };
@@ -154,10 +153,7 @@ impl Notes {
 
     async fn digest(&self, book: &Notebook) -> u64 {
         let book = book.clone();
-        let looked = tokio::task::spawn_blocking(move || {
-            let sizes = book.books().unwrap_or_default().iter().fold((0, 0), |(n, b), i| (n + i.notes, b + i.bytes));
-            (book.digest(), sizes)
-        });
+        let looked = tokio::task::spawn_blocking(move || (book.digest(), book.size()));
         let (digest, (notes, bytes)) = looked.await.unwrap_or((1, (0, 0)));
         self.inner.figures.held(notes, bytes);
         digest
@@ -243,8 +239,7 @@ impl Notes {
     /// From which number on another node's notes of an author are wanted; none when they are the same as here.
     async fn missing(&self, book: &Notebook, head: Head, from_start: bool) -> Option<u64> {
         let keeper = book.clone();
-        let heads = tokio::task::spawn_blocking(move || keeper.heads()).await.unwrap_or_default();
-        let mine = heads.into_iter().find(|m| m.author == head.author);
+        let mine = tokio::task::spawn_blocking(move || keeper.head(head.author)).await.unwrap_or_default();
         match mine {
             Some(m) if m.digest == head.digest => None,
             Some(m) if !from_start => Some(m.last),
@@ -253,12 +248,7 @@ impl Notes {
     }
 
     async fn ask<T: DeserializeOwned>(&self, source: Source, ask: Ask) -> Result<T, String> {
-        let asked = async {
-            let r = bulk::ask(&self.inner.net, source, ask).await?;
-            let mut bytes = Vec::new();
-            r.take(bulk::NOTES_BYTES_MAX).read_to_end(&mut bytes).await.map_err(|e| e.to_string())?;
-            ciborium::from_reader::<T, _>(bytes.as_slice()).map_err(|e| e.to_string())
-        };
+        let asked = bulk::ask_cbor(&self.inner.net, source, ask, bulk::NOTES_BYTES_MAX);
         tokio::time::timeout(ANSWER_WAIT, asked).await.map_err(|_| "it takes too long".to_owned())?
     }
 }

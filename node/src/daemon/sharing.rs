@@ -7,7 +7,7 @@ use clawmesh_protocol::{
     ids::{Hash, Peer},
 };
 use futures::{StreamExt as _, future::BoxFuture, stream};
-use tokio::{io::AsyncReadExt as _, sync::watch};
+use tokio::sync::watch;
 
 use super::{
     bulk::{self, Ask},
@@ -123,10 +123,7 @@ impl Shared {
     async fn offers_of(&self, peer: Peer, name: Option<String>) -> Vec<(Peer, Offer)> {
         let asked = async {
             let source = self.fetcher.way(peer).await;
-            let r = bulk::ask(&self.net, source, Ask::Offers(name.clone())).await?;
-            let mut bytes = Vec::new();
-            r.take(bulk::OFFERS_BYTES_MAX).read_to_end(&mut bytes).await.map_err(|e| e.to_string())?;
-            ciborium::from_reader::<Vec<Offer>, _>(bytes.as_slice()).map_err(|e| e.to_string())
+            bulk::ask_cbor::<Vec<Offer>>(&self.net, source, Ask::Offers(name.clone()), bulk::OFFERS_BYTES_MAX).await
         };
         match tokio::time::timeout(OFFERS_WAIT, asked).await {
             Ok(Ok(list)) => {

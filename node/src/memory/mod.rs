@@ -245,9 +245,17 @@ impl Notebook {
 
     /// What this node says of its notes, by author.
     pub(crate) fn heads(&self) -> Vec<Head> {
-        let shelf = self.shelf();
-        let heads = shelf.books.iter().filter(|(_, b)| b.size().0 > 0);
-        heads.map(|(author, b)| Head { author: *author, last: b.last(), digest: b.digest() }).collect()
+        self.shelf().books.iter().filter_map(|(author, b)| head_of(*author, b)).collect()
+    }
+
+    /// The same of one author; none when there is no note of it.
+    pub(crate) fn head(&self, author: Peer) -> Option<Head> {
+        self.shelf().books.get(&author).and_then(|b| head_of(author, b))
+    }
+
+    /// How many notes of all authors are kept, and their bytes.
+    pub(crate) fn size(&self) -> (u64, u64) {
+        self.shelf().books.values().map(Book::size).fold((0, 0), |(n, b), (notes, bytes)| (n + notes, b + bytes))
     }
 
     /// What stands in all notes, in short: nodes with the same notes say the same. Never 0.
@@ -355,6 +363,10 @@ impl Notebook {
         shelf.folders = folders;
         Ok(done)
     }
+}
+
+fn head_of(author: Peer, book: &Book) -> Option<Head> {
+    (book.size().0 > 0).then(|| Head { author, last: book.last(), digest: book.digest() })
 }
 
 fn holds_all(note: &Note, words: &[String]) -> bool {

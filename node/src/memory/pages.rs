@@ -7,12 +7,12 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
-    time::{Duration, UNIX_EPOCH},
 };
 
 use clawmesh_protocol::ids::Peer;
 
 use super::note::Note;
+use crate::output::views::stamp;
 
 /// How a file of ours begins; no other is ever replaced or removed.
 const FIRST_LINE: &str = "<!-- clawmesh notes 1: written by the mesh, and again whenever a note comes -->";
@@ -31,10 +31,6 @@ pub(super) fn day_of(at: u64) -> String {
 pub(super) fn span_of(at: u64) -> (u64, u64) {
     let start = at / DAY_MS * DAY_MS;
     (start, start + DAY_MS)
-}
-
-fn stamp(at: u64) -> String {
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(at)).to_string()
 }
 
 /// What was done to the files.

@@ -326,7 +326,7 @@ pub(crate) fn clean(s: &str) -> String {
     s.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-pub(crate) fn clean_lines(s: &str) -> String {
+pub(super) fn clean_lines(s: &str) -> String {
     s.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
 }
 
