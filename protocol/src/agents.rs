@@ -10,6 +10,7 @@ use crate::{
     face::Refusal,
     ids::Peer,
     mesh::Mesh,
+    mutant,
     spec::{Kind, Need},
 };
 
@@ -71,7 +72,7 @@ impl Lanes {
 /// So long after its start a node waits for word of those it knows, ms.
 const UNKNOWN_MS: u64 = 10_000;
 
-fn older(who: &str) -> Refusal {
+pub(crate) fn older(who: &str) -> Refusal {
     let message = format!("{who} runs an older version of clawmesh that cannot keep prompts: update it, or stop it for a day");
     Refusal::Invalid { message }
 }
@@ -115,14 +116,22 @@ impl Mesh {
         if leader == Some(self.me) {
             return None;
         }
-        match leader.and_then(|l| self.view.get(&l)).and_then(|m| m.advert.as_ref()).map(|a| a.proto_max) {
-            Some(proto) if proto >= PROTO_PROMPTS => None,
-            Some(_) => Some(older("the coordinator")),
+        match leader.and_then(|l| self.takes_prompts(&l)) {
+            Some(true) => None,
+            Some(false) => Some(older("the coordinator")),
             None => {
                 let message = "nobody coordinates the mesh here yet, so it is not known whether all of its nodes understand prompts";
                 Some(Refusal::NoCoordinator { message: message.into() })
             }
         }
+    }
+
+    /// V3: whether this member can read prompts; none when it has not said so.
+    pub(crate) fn takes_prompts(&self, p: &Peer) -> Option<bool> {
+        if *p == self.me {
+            return Some(self.cfg.proto >= PROTO_PROMPTS);
+        }
+        self.view.get(p).and_then(|m| m.advert.as_ref()).map(|a| a.proto_max >= PROTO_PROMPTS)
     }
 
     /// V3, as the coordinator: whether a prompt has to wait a moment, because nobody is known to be older and what all understand
@@ -131,7 +140,9 @@ impl Mesh {
     /// # Errors
     /// Why it is not taken.
     pub(crate) fn prompts(&self, need: &Need) -> Result<bool, Refusal> {
-        if need.kind != Kind::Prompt || self.active_proto() >= PROTO_PROMPTS {
+        // Recorded, and not only heard: who holds the record of a prompt has to hold this as well.
+        let recorded = self.settings.as_ref().is_some_and(|s| s.proto >= PROTO_PROMPTS);
+        if need.kind != Kind::Prompt || recorded {
             return Ok(false);
         }
         if self.cfg.proto < PROTO_PROMPTS {
@@ -154,6 +165,6 @@ impl Mesh {
     /// V3: it can read all that the mesh writes.  One that has not said what it speaks is believed to.
     pub(crate) fn reads_all(&self, p: &Peer) -> bool {
         let proto = self.view.get(p).map_or(0, |m| m.advert.as_ref().map_or(m.proto, |a| a.proto_max.max(1)));
-        proto == 0 || proto >= self.active_proto()
+        proto == 0 || proto >= self.active_proto() || mutant::on(45)
     }
 }

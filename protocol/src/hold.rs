@@ -59,10 +59,10 @@ impl Mesh {
     pub(crate) fn new_settings(&self) -> Option<Settings> {
         let c = self.co.as_ref()?;
         let (epoch, seq) = (c.epoch, c.seq + 1);
-        let old = self.settings.clone();
+        let (old, proto) = (self.settings.clone(), self.recorded_proto());
         Some(match old {
-            Some(s) => Settings { epoch, seq, ..s },
-            None => Settings { epoch, seq, ..Settings::none() },
+            Some(s) => Settings { epoch, seq, proto, ..s },
+            None => Settings { epoch, seq, proto, ..Settings::none() },
         })
     }
 
@@ -94,6 +94,11 @@ impl Mesh {
         } else {
             (elsewhere == here && best_here == Some(false)).then_some(self.cfg.timing.hold_half_ms)
         }
+    }
+
+    /// At least as many members may be alive elsewhere, and this side is not the one that would go on (S7).
+    pub(crate) fn smaller_side(&self) -> bool {
+        self.split().is_some()
     }
 
     /// Looks at who is here: begins and ends a hold, and keeps the recorded membership.

@@ -18,7 +18,7 @@ pub mod io;
 pub mod mesh;
 pub mod message;
 pub mod mutant;
-mod origin;
+pub mod origin;
 pub mod placement;
 mod query;
 mod queue;

@@ -80,6 +80,8 @@ pub struct Probe {
     pub running: usize,
     /// It is a synced replica of this epoch, or the coordinator.
     pub synced: bool,
+    /// The protocol that the mesh speaks, as far as this node knows (V3).
+    pub proto: u32,
 }
 
 /// One node of the mesh.
@@ -160,6 +162,8 @@ pub struct Mesh {
     pub(crate) health: Health,
     /// The protocol of the mesh by its coordinators' heartbeats (V3).
     pub(crate) heard_proto: u32,
+    /// Entries of the store that this version cannot read (V3).
+    pub(crate) unreadable: usize,
 
     pub(crate) table: Table,
     pub(crate) floors: BTreeMap<Origin, (u64, u64)>,
@@ -261,6 +265,7 @@ impl Mesh {
             split: Split::default(),
             health: Health::default(),
             heard_proto: 0,
+            unreadable: 0,
             table: Table::new(),
             floors: BTreeMap::new(),
             settings: None,
@@ -315,9 +320,13 @@ impl Mesh {
                 Some(Key::Tally) => self.runs.load(&value).is_ok(),
                 // The mark may be above every record that is left: deleted ones counted too.
                 Some(Key::Meta) => codec::decode::<Ver>(&value).map(|v| self.top = self.top.max(v)).is_ok(),
-                None => false,
+                None => {
+                    self.event(Event::Alarm("unknown_entry"));
+                    continue;
+                }
             };
             if !ok {
+                self.unreadable += 1;
                 self.event(Event::Alarm("unreadable_entry"));
             }
         }
@@ -955,6 +964,11 @@ impl Mesh {
         self.floors.get(&id.origin).is_some_and(|f| id.place() <= *f)
     }
 
+    /// This origin was forgotten (G4).
+    pub(crate) fn is_forgotten(&self, origin: &Origin) -> bool {
+        self.floors.get(origin).is_some_and(|f| f.0 == u64::MAX)
+    }
+
     /// Merges a floor by max, durably.
     pub(crate) fn raise_floor(&mut self, f: Floor) {
         let old = self.floors.get(&f.origin).copied();
@@ -1038,6 +1052,7 @@ impl Mesh {
             outbox_open: self.outbox.open(),
             running: self.worker.running(),
             synced: self.rank().synced,
+            proto: self.active_proto(),
         }
     }
 

@@ -6,6 +6,7 @@ use alloc::{
 };
 
 use crate::{
+    agents::older,
     codec::{self, Malformed},
     face::{Refusal, Reply, SUBMIT_MAX, State, Submitted, TaskEnd},
     ids::{Hash, Origin, Peer, TaskId},
@@ -16,7 +17,7 @@ use crate::{
     record::{End, Outcome},
     rule::Rule,
     schedule::Key,
-    spec::{Data, Need, Spec},
+    spec::{Data, Kind, Need, Spec},
     wire_struct,
 };
 
@@ -201,10 +202,23 @@ impl Mesh {
             return self.wake_at(t);
         }
         let Some(to) = self.serving_leader() else { return };
+        let prompts = self.takes_prompts(&to);
+        let (mut later, mut back) = (Vec::new(), Vec::new());
         while self.outbox.in_flight < self.cfg.tune.submit_window {
-            let Some(id) = self.outbox.unsent.pop_first() else { return };
+            let Some(id) = self.outbox.unsent.pop_first() else { break };
             let Some(t) = self.outbox.tasks.get_mut(&id) else { continue };
             let Some(need) = t.rec.need.clone() else { continue };
+            if need.kind == Kind::Prompt && prompts != Some(true) {
+                // V3: the coordinator has changed since it was taken, and an older one could not even read it.  What may have been
+                // acknowledged waits for one that can.
+                let first = t.since.is_some() && !t.acked;
+                if first && prompts == Some(false) {
+                    back.push(id)
+                } else {
+                    later.push(id)
+                }
+                continue;
+            }
             t.sent = true;
             t.again = t.acked || t.since.is_none();
             self.outbox.in_flight += 1;
@@ -216,6 +230,15 @@ impl Mesh {
         if !self.outbox.unsent.is_empty() {
             self.rule(Rule::S9);
         }
+        self.outbox.unsent.extend(later);
+        if back.is_empty() {
+            return;
+        }
+        self.rule(Rule::V3);
+        for id in back {
+            self.give_back(&id, older("the coordinator"));
+        }
+        self.raise_own_floor();
     }
 
     /// The leader, when messages reach it.
@@ -302,22 +325,29 @@ impl Mesh {
         }
         let refusal =
             crate::query::from_cbor(&r.refusal.0).unwrap_or(Refusal::Invalid { message: "the coordinator refused the task".into() });
+        self.give_back(&r.id, refusal);
+        self.raise_own_floor();
+        self.pump_submits();
+    }
+
+    /// A submit is not taken: whoever waits is told why, and the task is forgotten.
+    fn give_back(&mut self, id: &TaskId, refusal: Refusal) {
         let message = match &refusal {
             Refusal::UnknownSkill { name, .. } => alloc::format!("no node of the mesh ever had the skill '{name}'"),
             Refusal::Invalid { message } | Refusal::Full { message } | Refusal::NoCoordinator { message } => message.clone(),
             _ => "refused".into(),
         };
-        let waiting = self.outbox.batch_of.contains_key(&r.id);
+        let waiting = self.outbox.batch_of.contains_key(id);
         let result = match refusal {
             Refusal::Joined { id, copies } => Ok(Submitted { id, task: None, copies }),
             refusal => Err(refusal),
         };
-        self.submit_result(&r.id, result);
-        if let Some(t) = self.outbox.tasks.remove(&r.id) {
+        self.submit_result(id, result);
+        if let Some(t) = self.outbox.tasks.remove(id) {
             if t.rec.outcome.is_none() {
                 self.outbox.open -= 1;
             }
-            self.delete(Key::outbox(&r.id));
+            self.delete(Key::outbox(id));
             if !waiting || t.acked {
                 // Nobody is there to hear it now: keep it for late waiters.
                 let o = Outcome {
@@ -331,12 +361,10 @@ impl Mesh {
                     ran_ms: 0,
                     ext: Default::default(),
                 };
-                self.complete_waits(&r.id, &o);
-                self.outbox.recall(r.id, o);
+                self.complete_waits(id, &o);
+                self.outbox.recall(*id, o);
             }
         }
-        self.raise_own_floor();
-        self.pump_submits();
     }
 
     pub(crate) fn on_busy(&mut self, _from: Peer, b: Busy) {

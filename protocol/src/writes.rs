@@ -717,8 +717,9 @@ impl Mesh {
     // ---- settings ----
 
     pub(crate) fn adopt_settings(&mut self, mut s: Settings) {
-        // V3: it only rises.
-        s.proto = self.hear_proto(s.proto).max(self.settings.as_ref().map_or(0, |o| o.proto));
+        // V3: it only rises, whichever settings are the newer ones.
+        self.hear_proto(s.proto);
+        s.proto = self.recorded_proto();
         let newer = self.settings.as_ref().is_none_or(|o| (s.epoch, s.seq) > (o.epoch, o.seq));
         if newer {
             self.keep_settings(&s);
@@ -874,6 +875,10 @@ impl Mesh {
             let joined = f.stage == Stage::Joined;
             f.stop_stream();
             if joined {
+                if !self.reads_all(&p) {
+                    // V3: it may have joined before this node knew what the mesh speaks.
+                    self.event(Event::Member(p, "too old"));
+                }
                 self.event(Event::Unseated(epoch, p));
             }
         }
@@ -940,13 +945,19 @@ impl Mesh {
         }
         for id in gone {
             self.rule(Rule::G3);
-            self.sched_forget(&id);
-            self.forget(&id);
-            if let Some(c) = &mut self.co {
-                // Also who only may become a replica: what it holds was compared with ours before.
-                for f in c.followers.values_mut().filter(|f| f.streams() || f.count > 0) {
-                    f.dels.push(id);
-                }
+            self.forget_everywhere(&id);
+        }
+    }
+
+    /// Deletes a record here and at all followers.
+    pub(crate) fn forget_everywhere(&mut self, id: &TaskId) {
+        self.sched_forget(id);
+        self.forget(id);
+        if let Some(c) = &mut self.co {
+            // Also at who only may become a replica, or is being pulled although it says that it is empty: what it holds may have
+            // been compared with ours before (seed 23229).
+            for f in c.followers.values_mut().filter(|f| f.streams() || f.count > 0 || f.stage == Stage::Pulling) {
+                f.dels.push(*id);
             }
         }
     }

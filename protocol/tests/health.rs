@@ -79,3 +79,58 @@ fn the_protocol_rises_when_all_speak_it_and_never_falls() {
     w.run(120_000);
     assert!([1, 4].iter().all(|n| !w.nodes[&peer(*n)].mesh.probe().serving));
 }
+
+#[test]
+fn what_the_mesh_speaks_is_remembered_by_who_only_heard_of_it() {
+    let mut w = World::with(4, Timing { steady_ms: 3_600_000, absent_ms: 5_000, ..Timing::default() });
+    w.run(4_000);
+    for n in [1, 2, 3, 4] {
+        w.kill(peer(n));
+        w.run(3_000);
+        w.protos.insert(n, PROTO + 1);
+        w.boot(n);
+        w.run(6_000);
+    }
+    // No replica, and taken back to the older version.
+    let plain = (1..=4).find(|n| !w.nodes[&peer(*n)].mesh.probe().synced).unwrap();
+    w.kill(peer(plain));
+    w.protos.remove(&plain);
+    for other in (1..=4).filter(|n| *n != plain) {
+        w.kill(peer(other));
+    }
+    w.boot(plain);
+    w.run(60_000);
+    let p = w.nodes[&peer(plain)].mesh.probe();
+    assert_eq!((p.proto, p.serving), (PROTO + 1, false), "alone, it must not lead by older rules");
+}
+
+#[test]
+fn entries_that_a_newer_version_has_written_are_counted() {
+    let mut w = World::new(1);
+    w.run(3_000);
+    assert!(w.ask(peer(1), Command::Submit(vec![echo("a")]), 500).is_some());
+    assert_eq!(w.nodes[&peer(1)].mesh.unreadable(), 0);
+    w.kill(peer(1));
+    let disk = w.disks.get_mut(&peer(1)).unwrap();
+    disk.garble(b't');
+    disk.garble(b'?');
+    w.boot(1);
+    assert_eq!(w.nodes[&peer(1)].mesh.unreadable(), 1, "keys of an unknown kind are no records");
+}
+
+#[test]
+fn the_smaller_side_of_a_split_names_no_voters() {
+    use clawmesh_protocol::quorum::Change;
+    let mut w = World::new(3);
+    w.run(8_000);
+    let alone = (1..=3).find(|n| peer(*n) != w.leader()).unwrap();
+    w.split(&[alone]);
+    w.run(15_000);
+    assert!(w.nodes[&peer(alone)].mesh.probe().serving);
+    let init = || Command::ChangeQuorum(Change::Init, vec![], vec![]);
+    let said = w.ask(peer(alone), init(), 1_000);
+    assert!(matches!(&said, Some(Reply::Refused(Refusal::Invalid { message })) if message.contains("mesh adopt")), "{said:?}");
+    // Its people know better.
+    assert!(w.ask(peer(alone), Command::Adopt, 1_000).is_some());
+    assert_eq!(w.ask(peer(alone), init(), 3_000), Some(Reply::Ok));
+}

@@ -99,11 +99,13 @@ impl Mutant {
 const SPLITS: &[Fault] = &[Fault::Partition, Fault::Isolate];
 /// Nodes that only some others can reach.
 const BRIDGES: &[Fault] = &[Fault::Bridge, Fault::OneWay, Fault::Flap];
+/// Nodes of two versions, some of which come late or back.
+const UPGRADES: &[Fault] = &[Fault::Upgrade, Fault::Kill, Fault::Partition];
 /// Processes that end, in order or not.
 const DEATHS: &[Fault] = &[Fault::Kill, Fault::CrashLoop];
 
 /// All of them, by number.
-const ALL: [Mutant; 44] = [
+const ALL: [Mutant; 46] = [
     watched(1, "E6", &["I1", "I2"], "a promise is not made durable").smoke(),
     watched(2, "E6", &["I1"], "Follow leaves before its promise is durable").smoke(),
     watched(3, "T3", &["I3", "I6"], "of two outcomes the older version wins").quorum(),
@@ -148,6 +150,8 @@ const ALL: [Mutant; 44] = [
     watched(42, "C2", &["C2", "I3", "I5"], "a new coordinator does not write the voters again").quorum(),
     watched(43, "C2", &["C2", "I3", "I5"], "a claim ignores pending voters").quorum(),
     watched(44, "E11", &["E11"], "a relayed message is taken again when it comes again").nodes(4).faults(BRIDGES),
+    watched(45, "V3", &["I5", "I14"], "who cannot read a record counts as one of its holders").faults(UPGRADES),
+    watched(46, "V3", &["I4", "I5", "I6", "I13", "I15"], "a node goes on with a store that it cannot read").faults(UPGRADES),
 ];
 
 /// What the command `mutants` takes.

@@ -172,6 +172,9 @@ pub enum Fault {
     DropAck,
     /// A worker refuses what it is given for a while.
     Refuse,
+    /// A node is stopped and comes back with the other of two versions (V3), mostly with the newer one.  Only where versions
+    /// are mixed.
+    Upgrade,
     /// The coordinator, if there is one, hears nothing more, although its links are up and it is heard.  Only when it is
     /// asked for.
     Deaf,
@@ -244,6 +247,7 @@ impl Fault {
             Self::Reset | Self::Replace | Self::Flap => (1_000, 15_000),
             Self::Destroy | Self::KillAll | Self::Sleep => (20_000, 60_000),
             Self::StoreBad | Self::Full | Self::Leave => (8_000, 40_000),
+            Self::Upgrade => (2_000, 12_000),
             _ => (3_000, 25_000),
         }
     }
@@ -298,8 +302,10 @@ pub struct Plan {
     pub tune: Tune,
     /// Permille of tasks whose submitter is of a newer version and says more than this one understands (V1).
     pub newer: u64,
-    /// The protocol that its nodes understand (V3).
+    /// The highest protocol that its nodes understand (V3).
     pub proto: u32,
+    /// Some of them understand the one before only, and are upgraded on the way; some are taken back.
+    pub mixed: bool,
     /// How many looks in a row, two a second, must find the mesh at rest.
     pub looks: u32,
     /// The protocol's long times.
@@ -356,6 +362,11 @@ impl Plan {
             }
         }
         let calm = fixed.profile == Profile::Calm;
+        let mixed = Self::mixed(seed, fixed);
+        if mixed && !fixed.without.contains(&Fault::Upgrade) && (fixed.faults.is_empty() || fixed.faults.contains(&Fault::Upgrade)) {
+            let (lo, hi) = Fault::Upgrade.every();
+            faults.push((Fault::Upgrade, Dice::split(seed, "upgrades").range(lo, hi)));
+        }
         let slow_net = d.percent(20);
         let slow_disk = d.percent(20);
         let big = nodes > 8;
@@ -389,7 +400,8 @@ impl Plan {
             skew_ms: if d.percent(50) { 0 } else { 3_600_000 },
             tune: if calm || d.percent(50) { Tune::default() } else { tight(&mut d) },
             newer: if d.percent(70) { 0 } else { d.range(50, 600) },
-            proto: if d.percent(10) { PROTO } else { PROTO - 1 },
+            proto: if d.percent(10) || mixed { PROTO } else { PROTO - 1 },
+            mixed,
             looks: if d.percent(75) { 4 } else { d.range(20, 120) as u32 },
             timing: if calm { Timing::default() } else { timing(&mut d) },
             voters_every_ms: Self::voters(seed, fixed),
@@ -435,6 +447,12 @@ impl Plan {
         self
     }
 
+    /// One world in five has nodes of two versions.  A stream of chance of its own, as with the voters.
+    fn mixed(seed: u64, fixed: &Fixed) -> bool {
+        let may = matches!(fixed.profile, Profile::Mixed | Profile::Full | Profile::Crash | Profile::Laptop);
+        fixed.faults.contains(&Fault::Upgrade) || (may && Dice::split(seed, "versions").percent(20))
+    }
+
     /// Four of ten worlds have voters.  A stream of chance of its own, so that the rest of a world does not depend on it.
     fn voters(seed: u64, fixed: &Fixed) -> Option<u64> {
         let mut d = Dice::split(seed, "mode");
@@ -446,8 +464,9 @@ impl Plan {
     pub fn line(&self) -> String {
         let faults: Vec<String> = self.faults.iter().map(|(f, ms)| format!("{f:?}/{:.0}s", *ms as f64 / 1e3)).collect();
         format!(
-            "{}nodes {} K {} d {} tasks {} storm {} s lost_after {} ms delay {:?} gossip loss {} fsync {:?} busy {} late {} faults [{}]",
+            "{}{}nodes {} K {} d {} tasks {} storm {} s lost_after {} ms delay {:?} gossip loss {} fsync {:?} busy {} late {} faults [{}]",
             if self.voters_every_ms.is_some() { "quorum " } else { "" },
+            if self.mixed { "two versions " } else { "" },
             self.nodes,
             self.replicas,
             self.copies,

@@ -3,7 +3,7 @@
 
 use clawmesh_sim::{
     coverage::SOMETIMES,
-    plan::{Fixed, Profile},
+    plan::{Fault, Fixed, Profile},
     run,
 };
 
@@ -45,7 +45,7 @@ fn seeds_that_once_went_wrong_stay_right() {
     }
 }
 
-/// `SEED [nodes=N] [profile=NAME] [mode=open|quorum]  # what it taught`
+/// `SEED [nodes=N] [profile=NAME] [mode=open|quorum] [fault=NAME,NAME ...]  # what it taught`
 fn parse(line: &str) -> (u64, Fixed) {
     let words: Vec<&str> = line.split('#').next().unwrap_or("").split_whitespace().collect();
     let seed = words[0].parse().expect("a seed is a number");
@@ -54,6 +54,9 @@ fn parse(line: &str) -> (u64, Fixed) {
         match w.split_once('=') {
             Some(("nodes", n)) => fixed.nodes = Some(n.parse().expect("nodes is a number")),
             Some(("mode", m)) => fixed.voters = Some(m == "quorum"),
+            Some(("fault", f)) => {
+                fixed.faults = f.split(',').map(|f| <Fault as clap::ValueEnum>::from_str(f, true).expect("a fault's name")).collect();
+            }
             Some(("profile", p)) => fixed.profile = <Profile as clap::ValueEnum>::from_str(p, true).expect("a profile's name"),
             _ => panic!("what is '{w}' in '{line}'?"),
         }

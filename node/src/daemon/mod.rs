@@ -339,6 +339,10 @@ async fn node(args: UpArgs, output: Output) -> Result<(), Failure> {
     let config = core_config(&args, me, name.clone(), own.priority.unwrap_or(0), slots);
     let recovered = std::mem::take(&mut recovered);
     let mut mesh = Mesh::new(config, recovered, clock::now(), rand::random(), &mut first);
+    if mesh.unreadable() > 0 {
+        shut(net, store).await;
+        return Err(Failure::refused(written_by_newer(mesh.unreadable(), &home_dir)));
+    }
     for k in known.iter().filter(|k| k.peer != me) {
         mesh.remember_peer(k.peer);
     }
@@ -466,6 +470,16 @@ async fn run_until(driver: &mut Driver, sources: &mut Sources, stop: Cancellatio
         end = driver.run(sources) => end,
         () = leave => End::Left,
     }
+}
+
+/// Why a store is not used whose entries only a newer version can read (V3).
+fn written_by_newer(entries: usize, home: &Path) -> String {
+    format!(
+        "{entries} entries of the store in {} were written by a newer clawmesh, and this one ({}) cannot read them; nothing was lost: \
+         install the version that ran here last, or a newer one, and start it again",
+        home.display(),
+        env!("CARGO_PKG_VERSION")
+    )
 }
 
 /// Says goodbye on the wire and closes the store.  Both are shared with helpers that are about to end.

@@ -47,6 +47,11 @@ impl Disk {
             self.side.clone_from(&b.side);
         }
     }
+    /// The first entry of this kind holds what this version can't read; there is one now, if there was none.
+    pub fn garble(&mut self, kind: u8) {
+        let key = self.entries.keys().find(|k| k.first() == Some(&kind)).cloned().unwrap_or_else(|| vec![kind]);
+        self.entries.insert(key, vec![0x78]);
+    }
 }
 
 pub struct World {

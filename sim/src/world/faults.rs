@@ -85,6 +85,7 @@ impl World {
                 self.undo_in(500, 8_000, Undo::Slow);
             }
             Fault::Leave => self.leave(node),
+            Fault::Upgrade => self.upgrade(node),
             Fault::Destroy => self.burn(node),
             Fault::StoreBad => {
                 let life = self.nodes[node].life;
@@ -119,7 +120,7 @@ impl World {
         self.after(d, What::Undo(undo));
     }
 
-    fn kill_process(&mut self, node: usize, power: bool, back: (u64, u64)) {
+    pub(super) fn kill_process(&mut self, node: usize, power: bool, back: (u64, u64)) {
         self.crash(node, power);
         if self.lasts.is_some() {
             self.nodes[node].away = self.lasts;
@@ -205,7 +206,7 @@ impl World {
         self.undo_in(5_000, left, Undo::Resume(node, life));
     }
 
-    fn leave(&mut self, node: usize) {
+    pub(super) fn leave(&mut self, node: usize) {
         if self.nodes[node].leaving {
             return;
         }

@@ -8,7 +8,7 @@ use clawmesh_protocol::{
     face::{Answer, Command, NewTask, Query, Refusal, Reply, TaskView},
     ids::{Hash, Peer, TaskId},
     io::Input,
-    spec::{Data, INLINE_MAX, Need, OnLost, OnSplit, Priority, Spec, Strategy, split},
+    spec::{Data, INLINE_MAX, Kind, Need, OnLost, OnSplit, Priority, Spec, Strategy, split},
 };
 
 use super::{START_MS, What, World, node::SKILLS};
@@ -119,13 +119,13 @@ impl World {
             && let Some(i) = self.load.old.len().checked_sub(1)
         {
             let i = self.chance.load.below(i + 1);
-            let again = self.load.old.get(i).cloned();
+            let again = self.load.old.get(i).cloned().filter(|s| s.need.kind != Kind::Prompt || self.speaks_prompts(node));
             if let Some(h) = again.as_ref().and_then(|s| s.payload.blob()) {
                 self.nodes[node].blobs.insert(h);
             }
             return again;
         }
-        let new = self.wish();
+        let new = self.wish(node);
         let (mut need, work) = split(&new).ok()?;
         if self.chance.load.permille(self.plan.newer) {
             // A field of a later version: number 900, the text "new".
@@ -151,7 +151,7 @@ impl World {
     }
 
     /// What a person might ask for.
-    fn wish(&mut self) -> NewTask {
+    fn wish(&mut self, at: usize) -> NewTask {
         let d = &mut self.chance.load;
         let mode = match d.range(0, 99) {
             0..70 => "ok",
@@ -189,7 +189,7 @@ impl World {
         if self.plan.plain {
             (t.timeout_ms, t.queue_timeout_ms, t.total_timeout_ms, t.on_lost) = (None, None, None, None);
         }
-        if self.plan.proto >= PROTO_PROMPTS && self.chance.agents.percent(15) {
+        if self.speaks_prompts(at) && self.chance.agents.percent(15) {
             // Drawn by itself, so that the other tasks are what they are without agents.
             t.prompt = t.argv.take().map(|w| w.join(" ")).or(t.input.take());
             t.skill = t.skill.filter(|s| SKILLS.contains(&s.as_str()));
@@ -207,6 +207,11 @@ impl World {
             t.env = vec![("PAD".into(), "y".repeat(d.range(900, 6_000) as usize))];
         }
         t
+    }
+
+    /// Users of an older version can't ask for prompts.
+    fn speaks_prompts(&self, node: usize) -> bool {
+        self.nodes[node].cfg.proto >= PROTO_PROMPTS
     }
 
     fn some_task(&mut self) -> Option<TaskId> {

@@ -9,6 +9,7 @@ mod net;
 mod node;
 mod rest;
 mod trace;
+mod versions;
 mod voters;
 mod work;
 
@@ -19,6 +20,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use clawmesh_protocol::{
+    config::PROTO,
     ids::{Attempt, Hash, Peer, TaskId, Ver},
     io::{Input, Source},
     message::Gossip,
@@ -92,6 +94,7 @@ struct Chance {
     core: Dice,
     voters: Dice,
     agents: Dice,
+    versions: Dice,
 }
 
 /// What a run found.
@@ -188,8 +191,12 @@ impl World {
             core: Dice::split(seed, "core"),
             voters: Dice::split(seed, "voters"),
             agents: Dice::split(seed, "agents"),
+            versions: Dice::split(seed, "which version"),
         };
-        let nodes: Vec<node::Node> = (0..plan.nodes).map(|n| node::Node::new(n, &plan, &mut chance.core)).collect();
+        let mut nodes: Vec<node::Node> = (0..plan.nodes).map(|n| node::Node::new(n, &plan, &mut chance.core)).collect();
+        if plan.mixed {
+            nodes.iter_mut().filter(|_| chance.versions.percent(60)).for_each(|n| n.installed = PROTO - 1);
+        }
         let peers: Vec<Peer> = nodes.iter().map(|n| n.cfg.peer).collect();
         let pairs = net::Pair::all(plan.nodes);
         let mut w = Self {
@@ -406,6 +413,7 @@ impl World {
             self.heal();
         }
         self.recompute_digests();
+        self.finish_upgrade();
         let q = self.quiet();
         let e = Entry { at: self.now, node: 0, fact: Fact::Quiet(Arc::new(q)) };
         let helpless = matches!(&e.fact, Fact::Quiet(q) if q.helpless);

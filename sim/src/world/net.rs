@@ -14,7 +14,7 @@ use clawmesh_protocol::{
     relay::Relay,
 };
 
-use super::{What, World, node::Ending, of_election};
+use super::{What, World, node::Ending, of_election, versions};
 use crate::{oracle::Fact, plan::Fault};
 
 /// Silence after which an end says so, ms; the heartbeat's phase adds up to [`PHASE_MS`].
@@ -207,9 +207,13 @@ impl World {
                         if signature(&r) != r.sig {
                             return self.count("relay: a forged one");
                         }
+                        let r = versions::envelope(self.nodes[node].cfg.proto, r);
                         return self.give(node, Input::Relayed(peer, r));
                     }
                     m => m,
+                };
+                let Some(m) = versions::message(self.nodes[node].cfg.proto, m) else {
+                    return self.count("versions: a message that an older one could not read");
                 };
                 match self.bugged(node, &m) {
                     None => self.give(node, Input::Message(peer, m)),
@@ -490,7 +494,9 @@ impl World {
                     left.push(v);
                     continue;
                 }
-                let at = since + self.delay();
+                // Gossip rides on the connection: it never comes before the news of it.
+                let up = (self.pairs[pair].notice[1 - side] + 1).saturating_sub(self.now);
+                let at = (since + self.delay()).max(up);
                 if let Some(m) = &mut self.meter {
                     m.bytes += size;
                 }

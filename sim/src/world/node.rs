@@ -16,7 +16,7 @@ use clawmesh_protocol::{
     time::Now,
 };
 
-use super::{WALL_MS, What, World, disk::Store, net};
+use super::{WALL_MS, What, World, disk::Store, net, versions};
 use crate::{
     core::{Mesh, Probe},
     oracle::Fact,
@@ -73,6 +73,8 @@ pub(super) struct Node {
     relayed: BTreeSet<Peer>,
     /// What it is made to do against its will, until then, ms.
     pub(super) bug: Option<(Fault, u64)>,
+    /// The protocol of the version that its next process is of (V3).
+    pub(super) installed: u32,
 }
 
 /// How a process ends.
@@ -99,6 +101,10 @@ pub(super) struct Core {
     pub(super) probe: Probe,
 }
 
+fn agent_slots(proto: u32) -> u32 {
+    u32::from(proto >= PROTO_PROMPTS)
+}
+
 fn letter(n: usize) -> String {
     let c = char::from(b'A' + (n % 26) as u8);
     if n < 26 { c.to_string() } else { format!("{c}{}", n / 26) }
@@ -122,7 +128,7 @@ impl Node {
             prio: if dice.percent(50) { 100 } else { dice.range(1, 5) as u32 * 50 },
             can_lead: n == 0 || !dice.percent(8),
             slots: dice.range(1, 6) as u32,
-            agent_slots: u32::from(plan.proto >= PROTO_PROMPTS),
+            agent_slots: agent_slots(plan.proto),
             commands: n == 0 || !dice.percent(10),
             labels: if dice.percent(30) { vec!["gpu".into()] } else { Vec::new() },
             lost_after_ms: plan.lost_after_ms,
@@ -159,6 +165,7 @@ impl Node {
             away: None,
             relayed: BTreeSet::new(),
             bug: None,
+            installed: plan.proto,
         }
     }
 
@@ -211,6 +218,7 @@ impl World {
         n.boot += 1;
         n.dark = false;
         n.leaving = false;
+        (n.cfg.proto, n.cfg.agent_slots) = (n.installed, agent_slots(n.installed));
         n.disk.busy = false;
         n.disk.bad = false;
         n.disk.durable = 0;
@@ -221,7 +229,7 @@ impl World {
             n.store = self.chance.disk.bits();
         }
         let recovered = Recovered {
-            entries: n.disk.entries.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+            entries: n.disk.entries.iter().map(|(k, v)| (k.clone(), versions::entry(n.installed, k, v))).collect(),
             side: n.disk.side.clone(),
             store: n.store,
             boot: n.boot,
@@ -235,6 +243,10 @@ impl World {
         let now = Now { ms: n.local(self.now) - zero, wall_ms: WALL_MS + n.local(self.now) + n.skew };
         let mut out = Vec::new();
         let mesh = Mesh::new(n.cfg.clone(), recovered, now, seed, &mut out);
+        if mesh.unreadable() > 0 {
+            // As the driver: it does not go on with a store that a newer version has written.
+            return self.refuse_to_start(node, fresh);
+        }
         // Differs from any real one, so that the first look is reported.
         let probe = Probe { count: usize::MAX, epoch: Some(Default::default()), ..mesh.probe() };
         n.core = Some(Core { mesh, gate: Gate::default(), zero, wake: None, tick: None, last_batch: 0, probe });
@@ -619,7 +631,9 @@ impl World {
 
     fn note_event(&mut self, _node: usize, e: &Event) {
         match e {
-            Event::Decided(..) | Event::Accepted(..) => self.progress = self.progress.max(self.now),
+            Event::Decided(..) | Event::Accepted(..) | Event::Serving(_) => self.progress = self.progress.max(self.now),
+            // What waits goes on when the hold is over (S7).
+            Event::Member(_, "holds tasks back") => self.progress = self.progress.max(self.now + self.plan.timing.hold_ms),
             // The next attempt may be that far off.
             Event::AttemptEnded(_, _, End::Lost) => self.progress = self.now + BACKOFF_MAX_MS / 2,
             _ => {}
