@@ -295,7 +295,12 @@ impl Mesh {
         }
         if ghost {
             // T5: dead by its origin's word.
+            let old = rec.ver.epoch != c.epoch;
             self.rule(Rule::T5);
+            if old && !self.is_forgotten(&id.origin) {
+                // An old copy: how it ended was known elsewhere, and may be deleted there already (seed 209).
+                return self.bury(id);
+            }
             return self.decide(id, End::Retired, None, None, None, "its origin has given it up", Data::EMPTY, 0);
         }
         if !rec.live.is_empty() {

@@ -8,10 +8,10 @@ use alloc::{
 use crate::{
     codec::Blob,
     config::T_CLAIM_MS,
-    ids::{Epoch, Peer, TaskId},
+    ids::{Attempt, Epoch, Peer, TaskId},
     io::Event,
     mesh::Mesh,
-    message::{BYTES_MAX, Floor, Follow, ITEMS_MAX, Inventory, Message, Pull, PullResp, Release, Settings},
+    message::{BYTES_MAX, Floor, Follow, ITEMS_MAX, Inventory, Kill, Message, Pull, PullResp, Release, Settings},
     mutant,
     quorum::MeshConfig,
     record::{End, Rec, decode_rec, reconcile, same_content},
@@ -311,8 +311,13 @@ impl Mesh {
     /// T3, T4, T5: joins a pulled record with ours.
     fn merge(&mut self, from: Peer, theirs: Rec, bytes: Vec<u8>) {
         let id = theirs.id;
-        if self.table.get(&id).is_none() && self.outlived(&theirs) {
-            // G3: deleted here, or about to be: taking it in again would go on for ever.
+        let dead = !theirs.terminal() && self.below_floor(&id);
+        if self.table.get(&id).is_none() && (dead || self.outlived(&theirs)) {
+            // G3: deleted here, or about to be: taking it in again would go on for ever.  One without an outcome is dead by its
+            // origin's word (T5), and how it ended was known before it was deleted (seed 2807).
+            for l in theirs.live.iter().filter(|_| dead) {
+                self.kill_ghost(l.worker, id, l.attempt);
+            }
             if let Some(f) = self.co.as_mut().and_then(|c| c.followers.get_mut(&from)) {
                 f.dels.push(id);
             }
@@ -364,6 +369,22 @@ impl Mesh {
             self.sched_refresh(&id);
             self.resume(&id);
         }
+    }
+
+    /// T5: deletes an old copy of a task that is over for everybody.
+    pub(crate) fn bury(&mut self, id: &TaskId) {
+        let live = self.table.get(id).map(|r| r.live.clone()).unwrap_or_default();
+        for l in live {
+            self.kill_ghost(l.worker, *id, l.attempt);
+        }
+        self.forget_everywhere(id);
+    }
+
+    /// T5: ends an attempt of a task that is over for everybody (G2) and of which no record is left.
+    fn kill_ghost(&mut self, worker: Peer, id: TaskId, attempt: Attempt) {
+        let Some(epoch) = self.co.as_ref().map(|c| c.epoch).filter(|_| self.reads(worker)) else { return };
+        self.rule(Rule::T5);
+        self.send(worker, Message::Kill(Kill { epoch, id, attempt, ext: Default::default() }));
     }
 
     /// A record that came with a late follower: what it owes to nodes that joined before is said now,
@@ -596,6 +617,11 @@ impl Mesh {
                 // coordinator: say it again, the worker answers with what it knows.
                 self.rule(Rule::T6);
                 self.effect(&id, Effect::Assign(id, attempt));
+            }
+        }
+        for (id, attempt) in known {
+            if self.table.get(&id).is_none() && self.below_floor(&id) {
+                self.kill_ghost(from, id, attempt);
             }
         }
     }

@@ -137,6 +137,8 @@ impl StableFirst {
         let mine = serving.unwrap_or_default();
         let (ok, what) = match m {
             Message::Assign(a) => (self.any(a.epoch, &a.id, |r| r.live.iter().any(|l| l.attempt == a.attempt)), a.id),
+            // Nothing is left of the record, and the attempt is one of a task that is over (T5).
+            Message::Kill(k) if !held(&k.id) => return Ok(()),
             // A total time limit passes without a write.
             Message::Kill(k) => {
                 let why = |r: &Rec| r.cancel || r.outcome.is_some() || r.need.total_timeout_ms > 0;
@@ -197,8 +199,8 @@ impl Check for StableFirst {
                     j.remove(&n);
                 }
             }
-            // Who says that it sleeps holds what it holds, and answers nobody.
-            Fact::Event(Event::Member(p, "asleep")) => {
+            // Who says that it sleeps holds what it holds, and answers nobody; who is too old for the mesh drops what it can't read.
+            Fact::Event(Event::Member(p, "asleep" | "too old")) => {
                 if let Some(n) = disks.node(*p) {
                     let me = disks.peers.get(e.node).copied();
                     self.joined.iter_mut().filter(|(x, _)| Some(x.peer) == me).for_each(|(_, j)| {
