@@ -194,7 +194,7 @@ impl Mesh {
             return self.round_check();
         }
         if !self.may_stand() {
-            return;
+            return self.teach_voters();
         }
         self.plan_election();
         match self.election_at {

@@ -26,6 +26,8 @@ use crate::{
 
 /// Most voters: more make every write slower and nothing safer.
 pub const VOTERS_MAX: usize = 9;
+/// How often voters without a coordinator are told who they are, ms.
+const TEACH_MS: u64 = 2_000;
 /// Most callers that wait for one change.
 const WAITERS_MAX: usize = 64;
 
@@ -249,6 +251,18 @@ impl Mesh {
         }
         self.joins_sent.insert(other, self.now);
         self.send_reject(other);
+    }
+
+    /// A voter that may not stand, and knows no coordinator, tells the other voters in reach who they are, every
+    /// [`TEACH_MS`]: the only one left that may stand may have been named a moment before the coordinator that named it died, and
+    /// not know of it (seed 5524).
+    pub(crate) fn teach_voters(&mut self) {
+        let Some(q) = self.quorum.as_ref().filter(|q| q.votes(&self.me, self.store)) else { return };
+        let told = |p: &Peer| self.joins_sent.get(p).is_some_and(|t| self.now < t + TEACH_MS);
+        let linked = |p: &Peer| self.view.get(p).is_some_and(|m| m.linked);
+        let others: BTreeSet<Peer> = q.groups().flatten().map(|v| v.peer).filter(|p| *p != self.me && linked(p) && !told(p)).collect();
+        others.into_iter().for_each(|p| self.teach(p));
+        self.wake_at(self.now + TEACH_MS);
     }
 
     /// `Reject` with what the other must know: a higher promise, and the voters.
@@ -497,6 +511,14 @@ impl Mesh {
             if !q.pending.is_empty() || !self.config_stable() {
                 return invalid("another change of the voters is under way: try again in a moment".into());
             }
+        } else if self.smaller_side() {
+            // S7, C2: the other side may name voters of its own, and two sets that were both settled never become one without
+            // loss (seed 21068).
+            return invalid(
+                "more members of the mesh may be alive elsewhere, and may name voters of their own: try again when they are \
+                 connected, or run 'clawmesh mesh adopt' when those in reach are all that is left"
+                    .into(),
+            );
         }
         self.check_target(&target)?;
         Ok(Some(target))
