@@ -28,6 +28,8 @@ struct Node {
     now: Mark,
     /// The mark as it was in each batch that is not durable yet.
     batches: VecDeque<(u64, Mark)>,
+    /// When the last one was handed over.
+    batch_at: u64,
     disk: Mark,
     claimed_at: u64,
     /// It has served since its claim.
@@ -81,7 +83,10 @@ impl Check for Flaps {
                 let now = (disk.0 + u32::from(disk.1), false);
                 *n = Node { now, disk, contact: None, ..Node::default() };
             }
-            Fact::Batch(p) => n.batches.push_back((p.no, n.now)),
+            Fact::Batch(p) => {
+                n.batches.push_back((p.no, n.now));
+                n.batch_at = e.at;
+            }
             Fact::Durable(upto) | Fact::Down(upto) => {
                 while let Some((_, mark)) = n.batches.pop_front_if(|(no, _)| *no <= *upto) {
                     n.disk = mark;
@@ -97,7 +102,14 @@ impl Check for Flaps {
                 n.sure = true;
                 n.now.1 |= !std::mem::replace(&mut n.served, true);
             }
-            Fact::Event(Event::SteppedDown(..)) => n.end_term(),
+            Fact::Event(Event::SteppedDown(..)) => {
+                n.end_term();
+                let (now, same) = (n.now, n.batch_at == e.at);
+                // A step's batch is handed over before it is said what the step was.
+                if let Some(b) = n.batches.back_mut().filter(|_| same) {
+                    b.1 = now;
+                }
+            }
             Fact::Event(Event::Following(x)) if n.contact.is_none_or(|(p, _)| p != x.peer) => {
                 // Who comes back in a moment was never away.
                 let back = n.before.filter(|(p, _, until)| *p == x.peer && e.at < until + MOMENT_MS).map(|(_, since, _)| since);
