@@ -41,6 +41,9 @@ use crate::{
     writes::Coord,
 };
 
+/// Floors of this node's own that are on their way to its disk; of more, the last two count as one.
+const RISING_MAX: usize = 64;
+
 wire_struct! {
     /// What must survive in the side file, apart from store and boot numbers.
     pub struct Side {
@@ -167,6 +170,10 @@ pub struct Mesh {
 
     pub(crate) table: Table,
     pub(crate) floors: BTreeMap<Origin, (u64, u64)>,
+    /// This node's own floor, as far as it is durable: all that others may hear of it (G1).
+    floor_told: (u64, u64),
+    /// What it was raised to since, by the batch that says so; at most [`RISING_MAX`].
+    floor_rising: VecDeque<(u64, (u64, u64))>,
     pub(crate) settings: Option<Settings>,
     /// How often this node's skills have run.
     pub(crate) runs: crate::runs::Runs,
@@ -268,6 +275,8 @@ impl Mesh {
             unreadable: 0,
             table: Table::new(),
             floors: BTreeMap::new(),
+            floor_told: (0, 0),
+            floor_rising: VecDeque::new(),
             settings: None,
             runs: crate::runs::Runs::default(),
             quorum: None,
@@ -284,6 +293,7 @@ impl Mesh {
         };
         let quarantined = recovered.quarantined;
         m.load(recovered.entries, quarantined);
+        m.floor_told = m.own_floor().unwrap_or_default();
         m.side.inc = m.side.inc.saturating_add(1).max(m.own_floor().map_or(0, |f| f.0) + 1).max(now.wall_ms);
         m.side_dirty = true;
         m.leadership_lost(false);
@@ -599,7 +609,7 @@ impl Mesh {
             commands: self.cfg.commands,
             labels: self.cfg.labels.clone(),
             skills: self.catalogue.hash(),
-            floor: self.own_floor().map(|(inc, seq)| Floor { origin: Origin { peer: self.me, store: self.store }, inc, seq }),
+            floor: Some(self.floor_told).filter(|f| *f > (0, 0)).map(|(inc, seq)| Floor { origin: self.own_origin(), inc, seq }),
             host: f.host.clone(),
             platform: f.platform.clone(),
             arch: f.arch.clone(),
@@ -843,6 +853,7 @@ impl Mesh {
                 self.durable_top = self.durable_top.max(top);
             }
         }
+        self.tell_floor(no);
         self.coord_persisted();
     }
 
@@ -956,7 +967,36 @@ impl Mesh {
     }
 
     pub(crate) fn own_floor(&self) -> Option<(u64, u64)> {
-        self.floors.get(&Origin { peer: self.me, store: self.store }).copied()
+        self.floors.get(&self.own_origin()).copied()
+    }
+    fn own_origin(&self) -> Origin {
+        Origin { peer: self.me, store: self.store }
+    }
+
+    /// As [`Mesh::below_floor`], by what others may know, too: an own floor is durable first (G1, seed 1462).
+    pub(crate) fn below_told_floor(&self, id: &TaskId) -> bool {
+        self.below_floor(id) && (id.origin != self.own_origin() || id.place() <= self.floor_told)
+    }
+
+    /// All floors that others may know; at most [`ITEMS_MAX`](crate::message::ITEMS_MAX).
+    pub(crate) fn told_floors(&self) -> Vec<Floor> {
+        let own = self.own_origin();
+        let told = |o: &Origin, f: (u64, u64)| if *o == own { self.floor_told } else { f };
+        let all = self.floors.iter().map(|(o, f)| (*o, told(o, *f))).filter(|(_, f)| *f > (0, 0));
+        all.take(crate::message::ITEMS_MAX).map(|(origin, (inc, seq))| Floor { origin, inc, seq }).collect()
+    }
+
+    /// What this node has said of its own floor is on its disk up to this batch: now it may be told.
+    fn tell_floor(&mut self, no: u64) {
+        let mut told = None;
+        while let Some((_, f)) = self.floor_rising.pop_front_if(|(n, _)| *n <= no) {
+            told = Some(f);
+        }
+        let Some((inc, seq)) = told else { return };
+        let old = core::mem::replace(&mut self.floor_told, (inc, seq));
+        let f = Floor { origin: self.own_origin(), inc, seq };
+        self.coord_floor(f);
+        self.retire(f, old);
     }
 
     /// Is the id at or below its origin's floor (G2)?
@@ -978,7 +1018,14 @@ impl Mesh {
             if f.origin.peer == self.me {
                 self.rule(Rule::G1);
             }
-            self.coord_floor(f);
+            if f.origin == self.own_origin() {
+                if self.floor_rising.len() >= RISING_MAX {
+                    self.floor_rising.pop_back();
+                }
+                self.floor_rising.push_back((self.next_no, (f.inc, f.seq)));
+            } else {
+                self.coord_floor(f);
+            }
             self.retire(f, old.unwrap_or_default());
             if f.inc == u64::MAX {
                 self.forgotten(f.origin);

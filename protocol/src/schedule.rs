@@ -298,8 +298,12 @@ impl Mesh {
             let old = rec.ver.epoch != c.epoch;
             self.rule(Rule::T5);
             if old && !self.is_forgotten(&id.origin) {
-                // An old copy: how it ended was known elsewhere, and may be deleted there already (seed 209).
-                return self.bury(id);
+                // An old copy: how it ended was known elsewhere, and may be deleted there already (seed 209).  One of this node's own
+                // waits until others may know of the floor.
+                if self.below_told_floor(id) {
+                    self.bury(id);
+                }
+                return;
             }
             return self.decide(id, End::Retired, None, None, None, "its origin has given it up", Data::EMPTY, 0);
         }

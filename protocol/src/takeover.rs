@@ -311,7 +311,7 @@ impl Mesh {
     /// T3, T4, T5: joins a pulled record with ours.
     fn merge(&mut self, from: Peer, theirs: Rec, bytes: Vec<u8>) {
         let id = theirs.id;
-        let dead = !theirs.terminal() && self.below_floor(&id);
+        let dead = !theirs.terminal() && self.below_told_floor(&id);
         if self.table.get(&id).is_none() && (dead || self.outlived(&theirs)) {
             // G3: deleted here, or about to be: taking it in again would go on for ever.  One without an outcome is dead by its
             // origin's word (T5), and how it ended was known before it was deleted (seed 2807).
@@ -511,8 +511,7 @@ impl Mesh {
         let now = self.now;
         let settings = self.settings.clone();
         let config = self.quorum.clone();
-        let floors: Vec<Floor> =
-            self.floors.iter().take(ITEMS_MAX).map(|(o, (inc, seq))| Floor { origin: *o, inc: *inc, seq: *seq }).collect();
+        let floors = self.told_floors();
         let root = self.table.root();
         let Some(c) = &mut self.co else { return };
         // An empty write marks the point from which the replica counts: without it, the first

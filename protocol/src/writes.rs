@@ -921,7 +921,7 @@ impl Mesh {
     /// G3: it has ended, its origin is done with it, and it is too old or one too many.
     pub(crate) fn outlived(&self, rec: &Rec) -> bool {
         let many = self.table.ended_len() >= self.cfg.tune.retain_count;
-        rec.outcome.as_ref().is_some_and(|o| many || self.expired(o)) && self.below_floor(&rec.id)
+        rec.outcome.as_ref().is_some_and(|o| many || self.expired(o)) && self.below_told_floor(&rec.id)
     }
 
     fn expired(&self, o: &Outcome) -> bool {
@@ -939,7 +939,7 @@ impl Mesh {
             // What it has to say first, to who runs an attempt of it still, leaves when it is stable.
             let said = r.ver.epoch != epoch || r.ver.seq <= stable;
             let old = r.outcome.as_ref().is_some_and(|o| self.expired(o));
-            if said && (i < over || old) && (self.below_floor(id) || mutant::on(21)) {
+            if said && (i < over || old) && (self.below_told_floor(id) || mutant::on(21)) {
                 gone.push(*id);
             }
         }

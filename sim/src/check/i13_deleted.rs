@@ -1,4 +1,4 @@
-//! I13: what is deleted was at or below its origin's floor, and floors only rise, by their origin.
+//! I13: what is deleted was at or below its origin's floor, and floors only rise, by their origin, which owes nothing below (G1).
 
 use std::collections::BTreeMap;
 
@@ -17,6 +17,14 @@ pub(super) struct Deleted {
     known: BTreeMap<usize, BTreeMap<Origin, (u64, u64)>>,
 }
 
+/// What a node's outbox holds when all that it was given so far is on its disk.
+fn owed(disks: &Disks, node: usize, origin: Origin) -> impl Iterator<Item = &TaskId> {
+    let disk = disks.now.get(node);
+    let pending = move || disk.into_iter().flat_map(|d| d.pending.iter());
+    let put = disk.into_iter().flat_map(|d| &d.outbox).chain(pending().flat_map(|p| &p.outbox));
+    put.filter(move |id| id.origin == origin && !pending().any(|p| p.outbox_dels.contains(id)))
+}
+
 impl Deleted {
     fn floors(&mut self, node: usize, p: &Parsed, disks: &Disks) -> Result<(), String> {
         for f in &p.floors {
@@ -28,6 +36,9 @@ impl Deleted {
             let own = self.own.entry(f.origin).or_default();
             if disks.node(f.origin.peer) == Some(node) {
                 *own = now.max(*own);
+                if let Some(id) = owed(disks, node, f.origin).find(|id| id.place() <= now && now != FORGOTTEN) {
+                    return Err(format!("{:?} raises its floor to {now:?}, and {id:?} is still in its outbox", f.origin));
+                }
             } else if now > *own && now != FORGOTTEN {
                 return Err(format!("the floor of {:?} is {now:?} here, its origin never said more than {own:?}", f.origin));
             }
@@ -93,6 +104,21 @@ mod tests {
         assert_eq!(run(vec![(0, floors(1, vec![floor(3)])), (1, floors(1, vec![floor(3)])), (0, floors(2, vec![floor(5)]))]), None);
         assert!(run(vec![(0, floors(1, vec![floor(3)])), (0, floors(2, vec![floor(2)]))]).is_some());
         assert!(run(vec![(0, floors(1, vec![floor(3)])), (1, floors(1, vec![floor(4)]))]).is_some());
+    }
+
+    #[test]
+    fn a_floor_above_what_its_origin_still_owes_is_caught() {
+        let kept = |no, id, gone: bool| {
+            let list = vec![task(id)];
+            let (outbox, outbox_dels) = if gone { (vec![], list) } else { (list, vec![]) };
+            (0, Fact::Batch(Arc::new(Parsed { no, outbox, outbox_dels, ..Parsed::default() })))
+        };
+        let raised = || (0, floors(9, vec![floor(3)]));
+        let boot = || (0, Fact::Boot { store: 1, boot: 1, fresh: true });
+        assert!(run(vec![boot(), kept(1, 2, false), raised()]).is_some());
+        assert!(run(vec![boot(), kept(1, 2, false), (0, Fact::Durable(1)), raised()]).is_some());
+        assert_eq!(run(vec![boot(), kept(1, 2, false), kept(2, 2, true), raised()]), None);
+        assert_eq!(run(vec![boot(), kept(1, 4, false), raised()]), None);
     }
 
     #[test]

@@ -118,7 +118,7 @@ mod tests {
         let old = rec(task(1), epoch(1, 0), 1);
         let mut new = rec(task(2), epoch(1, 0), 2);
         new.need.kind = Kind::Prompt;
-        let [old, new] = [&old, &new].map(|r| codec::encode(r));
+        let [old, new] = [&old, &new].map(codec::encode);
         let write = Write {
             epoch: epoch(1, 0),
             upto: 2,
