@@ -416,7 +416,7 @@ mod tests {
         assert_eq!(ALL.iter().filter(|m| m.smoke).count(), 10);
         assert!(ALL.iter().all(|m| !m.by.is_empty()));
         assert_eq!(number("M7"), Ok(7));
-        assert!(number("M45").is_err() && number("7x").is_err());
+        assert!(number("M47").is_err() && number("7x").is_err());
     }
 
     #[test]

@@ -24,8 +24,6 @@ const PATIENCE_MS: u64 = 10_000;
 pub(super) struct InTurn {
     needs: BTreeMap<TaskId, Need>,
     waiting: BTreeMap<usize, BTreeMap<TaskId, u64>>,
-    /// Those that have their place since, and whose attempt has not left yet: it may be for a worker that is away.
-    placed: BTreeMap<usize, BTreeMap<TaskId, u64>>,
     /// Nodes that hold tasks back.
     holding: BTreeSet<usize>,
 }
@@ -39,8 +37,7 @@ fn kind(n: &Need) -> String {
 impl InTurn {
     fn assigned(&mut self, e: &Entry, id: &TaskId, k: u32) -> Result<(), String> {
         let Some(waiting) = self.waiting.get_mut(&e.node) else { return Ok(()) };
-        let placed = self.placed.get_mut(&e.node).and_then(|p| p.remove(id));
-        let (Some(since), 1) = (waiting.remove(id).or(placed), k) else { return Ok(()) };
+        let (Some(since), 1) = (waiting.remove(id), k) else { return Ok(()) };
         let Some(mine) = self.needs.get(id) else { return Ok(()) };
         let overtaken = waiting.iter().filter(|(_, at)| **at + PATIENCE_MS <= e.at && **at < since).find(|(other, _)| {
             let other = self.needs.get(other);
@@ -64,30 +61,22 @@ impl Check for InTurn {
                     self.needs.entry(r.id).or_insert_with(|| r.need.clone());
                     // Another coordinator has decided or placed it, and its record has come.
                     let mut elsewhere = r.live.iter().any(|l| disks.node(l.attempt.epoch.peer) != Some(e.node));
-                    // It was tried in an earlier term, of which a late follower has brought the record: it pauses (S11).
-                    elsewhere |= !r.past.is_empty();
                     // It was admitted in another term before: its record has come with its place in the queue.
-                    elsewhere |= r.queued.epoch != r.ver.epoch;
+                    elsewhere |= r.queued.epoch != r.ver.epoch || disks.node(r.queued.epoch.peer) != Some(e.node);
                     // Nobody waits for it any more; an attempt that has not left yet never will.
                     elsewhere |= r.cancel;
                     if let Some(w) = self.waiting.get_mut(&e.node).filter(|_| r.outcome.is_some() || elsewhere) {
                         w.remove(&r.id);
-                    }
-                    let waits = self.waiting.get_mut(&e.node).filter(|_| !r.live.is_empty());
-                    if let Some(since) = waits.and_then(|w| w.remove(&r.id)) {
-                        self.placed.entry(e.node).or_default().insert(r.id, since);
                     }
                 }
             }
             // A new term.
             Fact::Boot { .. } | Fact::Event(Event::SteppedDown(..)) => {
                 self.waiting.remove(&e.node);
-                self.placed.remove(&e.node);
                 self.holding.remove(&e.node);
             }
             Fact::Event(Event::Serving(_)) => {
                 self.waiting.remove(&e.node);
-                self.placed.remove(&e.node);
             }
             Fact::Event(Event::Member(_, "holds tasks back")) => {
                 self.waiting.remove(&e.node);
@@ -102,7 +91,6 @@ impl Check for InTurn {
             // An attempt may end before it could leave: its worker was gone before its record was stable.
             Fact::Event(Event::Decided(id, ..) | Event::AttemptEnded(id, ..)) => {
                 self.waiting.entry(e.node).or_default().remove(id);
-                self.placed.entry(e.node).or_default().remove(id);
             }
             Fact::Event(Event::Assigned(id, a, ..)) => return self.assigned(e, id, a.k),
             _ => {}
